@@ -1,0 +1,96 @@
+"""Every error raypipe raises on purpose: one tree, each with its remedy and its exit code.
+
+The exit codes are a contract (docs/architecture.md): 0 done, 2 the request is wrong, 3 the data is
+over its error budget or under its coverage floor, 4 stopped and resumable, 5 an outside service or
+the machine refused, 6 damage found, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+MAX_LINES = 8
+
+
+class RaypipeError(Exception):
+    """An error with a cause a person can act on.
+
+    Args:
+        message: what happened, and where.
+        remedy: the next step to take, in one or two lines.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __reduce__(self):  # exceptions cross process borders under Ray
+        return (type(self), (self.message, self.remedy))
+
+    def render(self) -> str:
+        """The text for stderr: at most eight lines, no traceback."""
+        lines = [f"error: {self.message}".rstrip()]
+        if self.remedy:
+            lines.append(f"  try: {self.remedy}")
+        flat = "\n".join(lines).splitlines()
+        if len(flat) > MAX_LINES:
+            flat = [*flat[: MAX_LINES - 1], "  ..."]
+        return "\n".join(flat)
+
+
+class RequestError(RaypipeError):
+    """The request is wrong: a setting, a name, a missing file. Nothing was started."""
+
+    exit_code = 2
+
+
+class BudgetError(RaypipeError):
+    """Finished, everything good is committed, but too much of the data was bad or left unanswered.
+
+    Args:
+        result: what the verb would have returned.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, remedy: str = "", result: dict[str, Any] | None = None) -> None:
+        super().__init__(message, remedy)
+        self.result = result or {}
+
+    def __reduce__(self):
+        return (type(self), (self.message, self.remedy, self.result))
+
+
+class StoppedError(RaypipeError):
+    """Stopped before the end; the same command continues."""
+
+    exit_code = 4
+
+
+class ServiceError(RaypipeError):
+    """An outside service or the machine refused: key, quota, disk, memory."""
+
+    exit_code = 5
+
+
+class DamageError(RaypipeError):
+    """What is on disk is not what was committed."""
+
+    exit_code = 6
+
+
+def nearest(name: str, valid: Iterable[str], shown: int = 12) -> str:
+    """A sentence that names the valid choices, the nearest one first.
+
+    >>> nearest("pop", ["pope", "gqa"])
+    "did you mean 'pope'? valid: gqa, pope"
+    """
+    choices = sorted(valid)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    listed = ", ".join(choices[:shown]) + (", ..." if len(choices) > shown else "")
+    return (f"did you mean '{close[0]}'? " if close else "") + f"valid: {listed}"

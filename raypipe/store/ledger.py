@@ -1,0 +1,43 @@
+"""Ledgers: what was done, in immutable segments with one writer each, keyed by content.
+
+S3 cannot append, and a file that is appended to can be torn; a segment is put once, whole, under a
+name made from what it answers. A segment that is there is never made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from raypipe.records import to_table
+from raypipe.store.files import Store
+from raypipe.store.shards import Shard, encode
+
+
+class Ledger:
+    """The segments of one kind of record in one folder of a run."""
+
+    def __init__(self, store: Store, folder: str, schema: pa.Schema) -> None:
+        self.store, self.folder, self.schema = store, folder, schema
+
+    def append(self, name: str, records: Sequence[Any]) -> bool:
+        """Commits a segment; False when it is there already (its first writer won)."""
+        data = encode(to_table(records, self.schema), batch=256)
+        return self.store.put_new(f"{self.folder}/{name}.arrow", data)
+
+    def names(self) -> set[str]:
+        return {PurePosixPath(n).stem for n in self.store.list(self.folder, ".arrow")}
+
+    def segment(self, name: str) -> list[dict[str, Any]]:
+        """The rows of one segment."""
+        return Shard(self.store, f"{self.folder}/{name}.arrow", self.schema).table().to_pylist()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, segment after segment in the order of their names."""
+        out: list[dict[str, Any]] = []
+        for name in self.store.list(self.folder, ".arrow"):
+            out += Shard(self.store, name, self.schema).table().to_pylist()
+        return out

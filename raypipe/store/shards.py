@@ -1,0 +1,86 @@
+"""Shards: Arrow IPC *files* with small record batches, read only against a known schema.
+
+The stream format hides truncation and an extension type may execute code when read, so raypipe
+writes files, records their hash, and refuses a schema that is not the one it expects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import pyarrow as pa
+
+from raypipe.errors import DamageError
+from raypipe.store.files import Store
+
+ROWS_PER_BATCH = 8
+
+
+def encode(table: pa.Table, metadata: dict[str, str] | None = None, batch: int = ROWS_PER_BATCH) -> bytes:
+    """An Arrow IPC file in memory; the same table and metadata give the same bytes."""
+    if metadata:
+        table = table.replace_schema_metadata({k: metadata[k] for k in sorted(metadata)})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), max_chunksize=batch)
+    return sink.getvalue()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def metadata_of(table: pa.Table) -> dict[str, str]:
+    """The schema metadata of a table as text."""
+    return {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+
+
+class Shard:
+    """One open shard, memory mapped where it lies on local disk.
+
+    Raises:
+        DamageError: not a whole Arrow file, or not of the expected schema.
+    """
+
+    def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
+        self.name = f"{store.root}/{name}"
+        try:
+            source: Any = (
+                pa.memory_map(store.path(name)) if store.is_local else pa.BufferReader(store.read(name))
+            )
+            self._reader = pa.ipc.open_file(source)
+        except FileNotFoundError:
+            raise DamageError(f"shard is missing: {self.name}", "run the verb that wrote it again") from None
+        except (pa.ArrowException, OSError) as fault:
+            raise self._damage(fault) from fault
+        if not self._reader.schema.equals(schema, check_metadata=False):
+            raise DamageError(f"shard {self.name} has a schema that raypipe did not write")
+
+    @property
+    def batches(self) -> int:
+        return self._reader.num_record_batches
+
+    def row(self, batch: int, row: int) -> dict[str, Any]:
+        """One row as Python values, its offsets checked."""
+        try:
+            part = self._reader.get_batch(batch).slice(row, 1)
+            part.validate(full=True)
+        except (pa.ArrowException, OSError, IndexError) as fault:
+            raise self._damage(fault) from fault
+        return part.to_pylist()[0]
+
+    def table(self) -> pa.Table:
+        """The whole shard, its offsets checked."""
+        try:
+            table = self._reader.read_all()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError) as fault:
+            raise self._damage(fault) from fault
+        return table
+
+    def _damage(self, fault: Exception) -> DamageError:
+        return DamageError(
+            f"shard {self.name} is damaged ({str(fault)[:120]})", "raypipe verify shows what else is"
+        )
