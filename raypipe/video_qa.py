@@ -1,0 +1,112 @@
+"""Zero-shot video question answering in the Video-ChatGPT format: what its four benchmarks share.
+
+Each is a folder with ``test_q.json``, ``test_a.json`` and videos; answers are open and a judge compares
+them with the reference. Source: Video-LLaVA ``llava/eval/video`` (after Video-ChatGPT
+``quantitative_evaluation``). Where raypipe differs: questions and answers are joined by ``question_id``,
+while the reference pairs them by position, which gives wrong references on more than one GPU; a
+question whose video is missing is counted, while the reference skips it in silence; a verdict
+without a readable score leaves the mean, while the reference keeps it in the denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from raypipe.benchmark import VIDEO_LLAVA, Benchmark, make_question
+from raypipe.errors import RequestError
+from raypipe.eval_root import field, medium_path, read_json_rows
+from raypipe.grading.metrics import GradedTable, Metric, accuracies, mean
+from raypipe.records import MediumKind, MediumRef, Question
+
+ROOT = "GPT_Zero_Shot_QA"
+# The reference's list in its order, then the two that the published TGIF data also needs.
+EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".gif", ".webm")
+SCORE_RANGE = (0.0, 5.0)
+SOURCE = f"{VIDEO_LLAVA}, judged by gpt-3.5-turbo"
+
+
+def video_qa(
+    name: str, title: str, folder: str, videos: str, published: Mapping[str, float], prefix: str = ""
+) -> Benchmark:
+    """One of the four.
+
+    Args:
+        folder: its folder below ``GPT_Zero_Shot_QA``.
+        videos: the folder of the videos below that.
+        published: Video-LLaVA-7B's accuracy (percent) and score (0..5).
+        prefix: what a video's file name has before its ``video_name``.
+    """
+    place = f"{ROOT}/{folder}"
+    return Benchmark(
+        name=name,
+        title=title,
+        media=MediumKind.VIDEO,
+        folder=place,
+        files=(f"{place}/test_q.json", f"{place}/test_a.json"),
+        read=partial(read_questions, name=name, place=place, videos=f"{place}/{videos}", prefix=prefix),
+        measure=measure,
+        primary="accuracy",
+        rubric="video_qa",
+        max_new_tokens=1024,
+        reference_template="llava_v1",
+        published=published,
+        published_source=SOURCE,
+    )
+
+
+def read_questions(eval_root: Path, name: str, place: str, videos: str, prefix: str) -> list[Question]:
+    """Joins questions and answers by id and finds each video's file.
+
+    Raises:
+        RequestError: a file or row is damaged, an id has two answers, the two files differ in their ids,
+            or a video's name leads out of its folder.
+    """
+    path, answers_path = eval_root / place / "test_q.json", eval_root / place / "test_a.json"
+    answers = _read_answers(answers_path)
+    media: dict[str, MediumRef] = {}
+    questions = []
+    for number, row in enumerate(read_json_rows(path), 1):
+        where = f"row {number}"
+        row_id = field(row, "question_id", path, where)
+        text = field(row, "question", path, where)
+        video_name = field(row, "video_name", path, where)
+        if row_id not in answers:
+            raise RequestError(f"{path}, {where}: no answer to {row_id!r} in {answers_path.name}")
+        if video_name not in media:
+            inside = medium_path(videos, video_name, path, where).removeprefix(f"{videos}/")
+            media[video_name] = _video(eval_root, f"{videos}/{prefix}{inside}")
+        answer, category = answers[row_id]
+        questions.append(make_question(name, row_id, media[video_name], text, text, answer, category))
+    unasked = answers.keys() - {q.row_id for q in questions}
+    if unasked:
+        raise RequestError(
+            f"{answers_path} answers {len(unasked)} questions that {path.name} does not ask, "
+            f"for example {min(unasked)!r}",
+            "take both files from the same release",
+        )
+    return questions
+
+
+def _read_answers(path: Path) -> dict[str, tuple[str, str]]:
+    """Answer and question type by id."""
+    answers: dict[str, tuple[str, str]] = {}
+    for number, row in enumerate(read_json_rows(path), 1):
+        where = f"row {number}"
+        category = "" if row.get("type") is None else field(row, "type", path, where)
+        answer = field(row, "answer", path, where), category
+        row_id = field(row, "question_id", path, where)
+        if answers.setdefault(row_id, answer) != answer:
+            raise RequestError(f"{path}, {where}: another answer to {row_id!r} came before")
+    return answers
+
+
+def _video(eval_root: Path, stem: str) -> MediumRef:
+    found = next((e for e in EXTENSIONS if (eval_root / (stem + e)).is_file()), EXTENSIONS[0])
+    return MediumRef(MediumKind.VIDEO, stem + found)
+
+
+def measure(table: GradedTable) -> list[Metric]:
+    """Accuracy over the verdicts that are yes or no, by question type too, and the mean score."""
+    return [*accuracies(table), mean("score", table.score, table.everything, SCORE_RANGE)]

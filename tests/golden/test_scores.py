@@ -1,0 +1,99 @@
+"""Scores of the real prediction files, against the published ones; see tests.support for where they lie."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from raypipe import benchmark as benchmarks
+from raypipe.report.score import score_answers
+from tests.support import ROOT, reference_data
+
+MODEL = "llava-v1.5-13b"
+
+
+@pytest.fixture(scope="module")
+def eval_root():
+    return reference_data("golden") / "eval"
+
+
+def test_pope(eval_root):
+    found = score_answers("pope", eval_root, eval_root / f"pope/answers/{MODEL}.jsonl")
+    metrics = found["metrics"]
+    assert metrics["f1/adversarial"] == pytest.approx(84.4587, abs=5e-5)
+    assert metrics["f1/popular"] == pytest.approx(86.2459, abs=5e-5)
+    assert metrics["f1/random"] == pytest.approx(87.1360, abs=5e-5)
+    assert metrics["f1"] == pytest.approx(85.947, abs=5e-4)
+    assert round(metrics["f1"], 1) == benchmarks.load("pope").published_elsewhere["LLaVA-1.5-13B"]
+    # TP/FP/TN/FN 1182/117/1383/318 in adversarial
+    assert metrics["precision/adversarial"] == pytest.approx(100 * 1182 / 1299)
+    assert metrics["recall/adversarial"] == pytest.approx(100 * 1182 / 1500)
+    assert metrics["yes_ratio/adversarial"] == pytest.approx(100 * 1299 / 3000)
+    assert (found["n"], found["missing"], found["duplicate"], found["extra"]) == (8910, 0, 0, 0)
+
+
+def test_scienceqa(eval_root):
+    found = score_answers("scienceqa", eval_root, eval_root / f"scienceqa/answers/{MODEL}.jsonl")
+    assert found["metrics"]["accuracy"] == pytest.approx(100 * 3155 / 4241)
+    assert found["metrics"]["img_accuracy"] == pytest.approx(100 * 1445 / 2017)
+    assert found["metrics"]["failed"] == pytest.approx(100 * 5 / 4241)
+    assert found["primary"] == "img_accuracy"
+    assert round(found["metrics"]["img_accuracy"], 1) == 71.6
+
+
+def test_scienceqa_parser_agrees_on_every_reply(eval_root):
+    benchmark = benchmarks.load("scienceqa")
+    official = json.loads((eval_root / f"scienceqa/answers/{MODEL}_output.jsonl").read_text())
+    rows = {row["question_id"]: row for half in official.values() for row in half}
+    right = {row["question_id"] for row in official["correct"]}
+    questions = benchmark.questions(eval_root)
+    assert len(questions) == len(rows) == 4241
+    for question in questions:
+        row = rows[question.row_id]
+        graded = benchmarks.grade(benchmark, question, row["pred"])
+        assert (graded.parsed, graded.truth) == (row["parsed_ans"], row["ground_truth"])
+        assert (graded.value == 1) == (question.row_id in right)
+        assert (question.medium is not None) == row["is_multimodal"]
+
+
+def test_activitynet_questions_are_read_and_joined(eval_root):
+    questions = benchmarks.load("activitynet_qa").questions(eval_root)
+    place = eval_root / "GPT_Zero_Shot_QA/Activitynet_Zero_Shot_QA"
+    answers = {row["question_id"]: row for row in json.loads((place / "test_a.json").read_text())}
+    assert len(questions) == 8000
+    assert len({q.medium for q in questions}) == 800
+    assert all(q.reference == str(answers[q.row_id]["answer"]) for q in questions)
+    assert Counter(q.category for q in questions)["3"] == 2094
+    assert questions[0].medium.path == (
+        "GPT_Zero_Shot_QA/Activitynet_Zero_Shot_QA/all_test/v_1QIUV7WYKXg.mp4"
+    )
+
+
+def test_the_largest_file_is_scored_in_three_seconds(eval_root):
+    code = (
+        "import sys; from raypipe.report.score import score_answers; "
+        "print(score_answers('pope', sys.argv[1], sys.argv[2])['n'])"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(eval_root), str(eval_root / f"pope/answers/{MODEL}.jsonl")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "8910"
+    assert time.monotonic() - started < 3
+
+
+def test_the_real_clips_are_found_whatever_their_extension():
+    root = reference_data("real") / "eval"
+    gif = benchmarks.load("tgif_qa").questions(root)[0].medium.path
+    assert gif.endswith("mp4/bulldog.gif")
+    missing = [q for q in benchmarks.load("msvd_qa").questions(root) if not (root / q.medium.path).exists()]
+    assert [q.row_id for q in missing] == ["v_no_such_clip_1"]
