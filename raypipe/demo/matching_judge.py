@@ -1,0 +1,194 @@
+"""A judge for the demo and for tests: a real HTTP server on this machine that compares words.
+
+It speaks the two requests of the OpenAI API that raypipe makes, so the whole judging path runs
+without network or key. It is no language model, knows no synonyms, and says so: the model it reports
+is ``raypipe-matching-judge``. Scores it gives are not comparable with those of any other judge.
+
+    python -m raypipe.demo.matching_judge --port 8010
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import threading
+import time
+import unicodedata
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MODEL = "raypipe-matching-judge"
+MORE_WORDS = 6  # by how much a matching answer may be longer than the reference
+MAX_BODY_BYTES = 1 << 20
+_FIELDS = ("question", "correct_answer", "predicted_answer")
+_ARTICLES = frozenset({"a", "an", "the"})
+_NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty"
+)
+_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation and articles, numbers as digits.
+
+    >>> words_of("The two Dogs!")
+    ['2', 'dogs']
+    """
+    plain = unicodedata.normalize("NFKC", text).lower().replace("'", "").replace("\u2019", "")
+    words = re.findall(r"\w+", plain.replace("_", " "))
+    telling = [word for word in words if word not in _ARTICLES]
+    return [_NUMBERS.get(word, word) for word in telling or words]
+
+
+def matches(reference: str, answer: str) -> bool:
+    """Whether the answer is the reference, or has it as a phrase among at most ``MORE_WORDS`` others."""
+    wanted, given = words_of(reference), words_of(answer)
+    if not wanted or len(given) > len(wanted) + MORE_WORDS:
+        return False
+    starts = range(len(given) - len(wanted) + 1)
+    return any(given[start : start + len(wanted)] == wanted for start in starts)
+
+
+class MatchingJudge:
+    """The server, on 127.0.0.1 only; a context manager.
+
+    Args:
+        port: 0 takes a free one.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
+        self._server: ThreadingHTTPServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> str:
+        """Starts the server; returns its base URL, ``http://127.0.0.1:PORT/v1``.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        return self.base_url
+
+    @property
+    def base_url(self) -> str:
+        if self._server is None:
+            raise RuntimeError("the judge is not started")
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def stop(self) -> None:
+        """Stops the server; fine when it is not running."""
+        server, thread = self._server, self._thread
+        self._server = self._thread = None
+        if server and thread:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    def __enter__(self) -> MatchingJudge:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections open, as real endpoints do
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    timeout = 60
+
+    def do_GET(self) -> None:
+        if self.path.rstrip("/") == "/v1/models":
+            model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "raypipe"}
+            self._send(200, {"object": "list", "data": [model]})
+        else:
+            self._refuse(404, f"no such path: {self.path}")
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            self.close_connection = True
+            self._refuse(413, f"a body of at most {MAX_BODY_BYTES} bytes is needed")
+            return
+        body = self.rfile.read(int(length))
+        if self.path.rstrip("/") != "/v1/chat/completions":
+            self._refuse(404, f"no such path: {self.path}")
+            return
+        try:
+            self._send(200, _completion(body))
+        except (ValueError, RecursionError) as fault:
+            self._refuse(400, str(fault))
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._send(status, {"error": {"message": message, "type": "invalid_request_error", "code": None}})
+
+    def _send(self, status: int, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet: one line a request helps nobody in a demo."""
+
+
+def _completion(body: bytes) -> dict[str, Any]:
+    """The chat completion that answers a request. Tokens are counted as words.
+
+    Raises:
+        ValueError: not a request of the video QA rubric.
+    """
+    shown, text = _shown(json.loads(body))
+    correct = matches(shown["correct_answer"], shown["predicted_answer"])
+    reply = json.dumps({"verdict": "yes" if correct else "no", "score": 5 if correct else 0})
+    prompt_tokens, reply_tokens = len(text.split()), len(reply.split())
+    return {
+        "id": "chatcmpl-matching",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": MODEL,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
+        ],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": reply_tokens,
+            "total_tokens": prompt_tokens + reply_tokens,
+        },
+    }
+
+
+def _shown(request: Any) -> tuple[dict[str, str], str]:
+    """What the user message shows the judge, and that message."""
+    messages = request.get("messages") if isinstance(request, dict) else None
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, dict) and message.get("role") == "user":
+            text = str(message.get("content"))
+            value = json.loads(text)
+            if isinstance(value, dict) and all(isinstance(value.get(field), str) for field in _FIELDS):
+                return value, text
+    raise ValueError(f"the user message must be a JSON object with the strings {', '.join(_FIELDS)}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serves until interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m raypipe.demo.matching_judge", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    with MatchingJudge(parser.parse_args(argv).port) as judge:
+        print(judge.base_url, flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+
+
+if __name__ == "__main__":
+    main()

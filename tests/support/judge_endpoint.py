@@ -1,0 +1,209 @@
+"""A scripted OpenAI-compatible endpoint on 127.0.0.1: a real server that fails in the ways real ones do.
+
+A script is a list of steps, one a request, in the order the requests come; after it the endpoint
+answers every request with a good verdict. Each request is kept in ``calls`` with the step it met, so a
+test can say that its fault was really met.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MODEL = "scripted-judge-0613"
+GOOD = '{"verdict": "yes", "score": 5}'
+
+
+@dataclass(frozen=True)
+class Say:
+    """A chat completion with this content."""
+
+    content: str | None = GOOD
+    usage: tuple[int, int] | None = (100, 10)  # prompt tokens, reply tokens
+    model: str = MODEL
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """An HTTP error with an OpenAI error body."""
+
+    status: int
+    message: str = "refused"
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Any bytes with status 200."""
+
+    body: bytes
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Hang:
+    """No reply for so long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The connection is reset without a reply."""
+
+
+Step = Say | Refuse | Raw | Hang | Reset
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request as it came: when (monotonic seconds), with which headers and body, and the step it met."""
+
+    at_s: float
+    headers: dict[str, str]
+    body: dict[str, Any]
+    step: Step
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What the judge was shown: the user message, which must be one JSON object."""
+        return json.loads(self.body["messages"][-1]["content"])
+
+
+class JudgeEndpoint:
+    """The server; a context manager.
+
+    Args:
+        script: the first steps; when a request wants a JSON schema and ``no_schema`` is set it is
+            refused with 400 and no step is used.
+        then: the step of every request after the script, or a function of what the judge is shown.
+    """
+
+    def __init__(
+        self,
+        script: Sequence[Step] = (),
+        *,
+        then: Step | Callable[[dict[str, str]], Step] = Say(),
+        no_schema: bool = False,
+    ) -> None:
+        self.calls: list[Call] = []
+        self.busiest = 0  # requests under way at once, at most
+        self._script, self._then, self._no_schema = list(script), then, no_schema
+        self._lock, self._busy = threading.Lock(), 0
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.endpoint = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @property
+    def met(self) -> list[Step]:
+        """The steps that were met, in order."""
+        return [call.step for call in self.calls]
+
+    def __enter__(self) -> JudgeEndpoint:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def begin(self, headers: dict[str, str], body: dict[str, Any]) -> Step:
+        with self._lock:
+            self._busy += 1
+            self.busiest = max(self.busiest, self._busy)
+            if self._no_schema and "response_format" in body:
+                step: Step = Refuse(400, "response_format of type 'json_schema' is not supported")
+            elif self._script:
+                step = self._script.pop(0)
+            elif callable(self._then):
+                step = self._then(json.loads(body["messages"][-1]["content"]))
+            else:
+                step = self._then
+            self.calls.append(Call(time.monotonic(), headers, body, step))
+            return step
+
+    def end(self) -> None:
+        with self._lock:
+            self._busy -= 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    endpoint: JudgeEndpoint
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Quiet: a client that gave up is what the tests ask for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        step = self.server.endpoint.begin({k.lower(): v for k, v in self.headers.items()}, body)
+        try:
+            self._play(step)
+        finally:
+            self.server.endpoint.end()
+
+    def _play(self, step: Step) -> None:
+        if isinstance(step, Reset):
+            # Linger of 0 seconds: closing sends RST instead of FIN.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+        elif isinstance(step, Hang):
+            time.sleep(step.seconds)
+            self.close_connection = True
+        elif isinstance(step, Raw):
+            self._send(200, step.body, {"Content-Type": step.content_type})
+        elif isinstance(step, Refuse):
+            error = {"message": step.message, "type": "error", "code": step.code}
+            self._send(step.status, json.dumps({"error": error}).encode(), step.headers)
+        else:
+            time.sleep(step.delay_s)
+            self._send(200, json.dumps(_completion(step)).encode(), {})
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def _completion(step: Say) -> dict[str, Any]:
+    message = {"role": "assistant", "content": step.content}
+    value: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": step.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    }
+    if step.usage:
+        prompt, reply = step.usage
+        value["usage"] = {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
+    return value
