@@ -1,0 +1,82 @@
+"""A stage's arithmetic, and what is refused before anything starts."""
+
+import pytest
+
+from raypipe.errors import RequestError
+from raypipe.settings import Rendition, StageSettings, Workers
+from raypipe.train.plan import plan_stage
+from tests.support.clips import data_root, write_annotations
+from tests.support.prepared import drawn_run, prepared
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return drawn_run(tmp_path_factory.mktemp("plan"))
+
+
+def stage(run, **more) -> StageSettings:
+    values = {
+        "name": "s",
+        "out": "unused",
+        "start": {"random": "tiny"},
+        "mixture": [{"data": str(run)}],
+        "rates": {"language_model": 1e-3},
+    }
+    return StageSettings.model_validate({**values, **more})
+
+
+@pytest.mark.parametrize(
+    ("more", "steps", "accumulation"),
+    [
+        ({"global_batch": 8, "micro_batch": 2}, 1, 4),
+        ({"global_batch": 4, "micro_batch": 16}, 2, 1),
+        ({"global_batch": 3, "micro_batch": 1}, 3, 3),
+        ({"global_batch": 3, "micro_batch": 1, "epochs": 2.0}, 6, 3),
+        ({"global_batch": 3, "micro_batch": 1, "epochs": 0.5}, 2, 3),
+        ({"global_batch": 3, "micro_batch": 1, "steps": 11}, 11, 3),
+        ({"global_batch": 8, "micro_batch": 2, "workers": Workers(num=2)}, 1, 2),
+    ],
+)
+def test_steps_and_accumulation(run, more, steps, accumulation):
+    plan = plan_stage(stage(run, **more))
+    assert plan.samples == 8
+    assert (plan.steps, plan.accumulation) == (steps, accumulation)
+    made = stage(run, **more)
+    assert plan.micro * plan.accumulation * made.workers.num == made.global_batch
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"global_batch": 7, "workers": Workers(num=2)}, "does not divide over 2 workers"),
+        ({"global_batch": 6, "micro_batch": 4}, "do not divide into micro-batches"),
+        ({"mixture": [{"data": "/no/such/run"}]}, "not a run folder"),
+    ],
+)
+def test_what_does_not_come_out_even_is_refused(run, more, said):
+    with pytest.raises(RequestError, match=said):
+        plan_stage(stage(run, **more))
+
+
+def test_parts_must_be_stored_alike(run, tmp_path):
+    data_root(tmp_path / "data")
+    prepared(tmp_path / "data", tmp_path / "other", rendition=Rendition(short_side=24))
+    with pytest.raises(RequestError, match="differently"):
+        plan_stage(stage(run, mixture=[{"data": str(run)}, {"data": str(tmp_path / "other")}]))
+
+
+def test_a_mixture_without_samples_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_annotations(tmp_path / "data", [{"conversations": []}])
+    prepared(tmp_path / "data", tmp_path / "run", error_budget=1.0)
+    with pytest.raises(RequestError, match="no sample"):
+        plan_stage(stage(tmp_path / "run"))
+
+
+def test_an_unfinished_part_is_refused(run, tmp_path):
+    (run / "commit.json").rename(tmp_path / "commit.json")
+    try:
+        with pytest.raises(RequestError, match="not finished"):
+            plan_stage(stage(run))
+    finally:
+        (tmp_path / "commit.json").rename(run / "commit.json")
