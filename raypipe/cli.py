@@ -1,0 +1,221 @@
+"""The command line: parse, dispatch, exit code. Heavy libraries are imported by the verb that needs them.
+
+    raypipe VERB [yaml] [key=value ...]
+
+``--key value`` and ``key=value`` mean the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raypipe import __version__
+from raypipe.errors import RaypipeError, RequestError, StoppedError, nearest
+
+FLAGS = ("json", "debug", "help", "version")
+
+VERBS = {
+    "demo": ("[--out DIR]", "the whole platform on clips it draws itself; no network, key or GPU"),
+    "prepare": ("DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
+    "train": ("STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
+    "evaluate": (
+        "[yaml] --model M [--model-base B] --benchmarks all|a,b --eval-root DIR --out RUN",
+        "predictions, verdicts and scores; resumes by itself",
+    ),
+    "judge": ("RUN [base_url=... model=... key_file=...]", "judge the open answers of an evaluation (again)"),
+    "report": (
+        "RUN... [--out DIR] [--baseline LABEL]",
+        "one HTML file and a table of any runs; LABEL=RUN names one",
+    ),
+    "compare": ("RUN_A RUN_B", "paired comparison of two evaluations"),
+    "score": (
+        "BENCHMARK --eval-root DIR --answers FILE | --verdicts FILE...",
+        "score a file in the reference's format",
+    ),
+    "ask": ('--model M [--model-base B] FILE "question"', "one answer about one image or video"),
+    "verify": ("RUN", "prove a run: every input in exactly one place, every hash right"),
+    "benchmarks": ("", "list the benchmarks"),
+    "merge": ("--adapter RUN --model-base B --out DIR", "merge a LoRA adapter into its base"),
+}
+
+
+@dataclass
+class Request:
+    """A parsed command line: the words, the settings, the flags."""
+
+    words: list[str] = field(default_factory=list)
+    settings: list[str] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
+
+    @property
+    def json(self) -> bool:
+        return "json" in self.flags
+
+    def take(self, name: str, default: str | None = None) -> str | None:
+        """Removes a setting and returns its value (of several, the last)."""
+        mine = [s for s in self.settings if s.partition("=")[0] == name]
+        self.settings = [s for s in self.settings if s not in mine]
+        return mine[-1].partition("=")[2] if mine else default
+
+    def need(self, name: str) -> str:
+        value = self.take(name)
+        if value is None:
+            raise RequestError(f"--{name.replace('_', '-')} is missing", f"give {name}=...")
+        return value
+
+    def yaml(self, required: bool = True) -> str | None:
+        """Takes the settings file from the words."""
+        found = [w for w in self.words if w.endswith((".yaml", ".yml"))]
+        extra = [w for w in self.words if w not in found]
+        if extra:
+            raise RequestError(f"'{extra[0]}' is neither a yaml file nor a key=value setting")
+        if required and not found:
+            raise RequestError(
+                "which settings? no yaml file is named", "see jobs/ and datasets/ for examples"
+            )
+        return found[0] if found else None
+
+    def nothing_left(self, verb: str, valid: list[str]) -> None:
+        if self.settings:
+            name = self.settings[0].partition("=")[0]
+            raise RequestError(f"{verb} has no option '{name}'", nearest(name, valid) if valid else "")
+
+
+def parse(argv: list[str]) -> Request:
+    """Splits words, settings and flags; ``--key value``, ``--key=value`` and ``key=value`` are one thing."""
+    request, rest = Request(), list(argv)
+    while rest:
+        item = rest.pop(0)
+        if item in ("-h", "--help"):
+            request.flags.add("help")
+        elif item.startswith("--"):
+            name, sep, value = item[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in FLAGS and not sep:
+                request.flags.add(name)
+            elif sep:
+                request.settings.append(f"{name}={value}")
+            elif rest:
+                request.settings.append(f"{name}={rest.pop(0)}")
+            else:
+                raise RequestError(f"{item} needs a value")
+        elif _is_setting(item):
+            request.settings.append(item)
+        else:
+            request.words.append(item)
+    return request
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _dispatch(argv)
+    except RaypipeError as fault:
+        if debug:
+            traceback.print_exc()
+        print(fault.render(), file=sys.stderr)
+        return fault.exit_code
+    except KeyboardInterrupt:
+        stopped = StoppedError(
+            "stopped; what was committed stays", "run the same command again, it continues"
+        )
+        print("\n" + stopped.render(), file=sys.stderr)
+        return stopped.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as fault:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {sys.executable} lacks the package '{fault.name}'", file=sys.stderr)
+        remedy = "activate raypipe's environment (. .venv/bin/activate) first, before ray start too"
+        print(f"  try: {remedy}", file=sys.stderr)
+        return 5
+    except Exception as fault:
+        if debug:
+            traceback.print_exc()
+        first = (str(fault).strip().splitlines() or [""])[0]
+        print(
+            f"error: {type(fault).__name__}: {first[:300]}\n  try: the same command with --debug",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def job(verb: str, script: str) -> int:
+    """The body of a script in jobs/: its verb, with the yaml beside the script unless one is named."""
+    argv = sys.argv[1:]
+    if not any(a.endswith((".yaml", ".yml")) for a in argv):
+        argv = [str(Path(script).with_suffix(".yaml")), *argv]
+    return main([verb, *argv])
+
+
+def show(value: dict[str, Any], text: str, as_json: bool) -> None:
+    """A verb's result on stdout: one JSON object, or text."""
+    print(json.dumps(value, sort_keys=True, default=str) if as_json else text)
+
+
+def usage() -> str:
+    width = max(len(v) for v in VERBS)
+    lines = [
+        f"raypipe {__version__}: from folders of videos and images to a trusted video-language model",
+        "",
+    ]
+    lines += ["usage: raypipe VERB [yaml] [key=value ...] [--json] [--debug]", ""]
+    lines += [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    lines += [
+        "",
+        "raypipe VERB --help shows a verb's arguments. --key value and key=value mean the same.",
+        EXIT_CODES,
+    ]
+    return "\n".join(lines)
+
+
+EXIT_CODES = (
+    "exit codes: 0 done, 2 wrong request, 3 over the error budget or under the coverage floor,\n"
+    "            4 stopped (resumable), 5 a service or the machine refused, 6 damage found, 1 anything else"
+)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] in ("--version", "version"):
+        print(__version__)
+        return 0
+    verb = argv[0]
+    if verb not in VERBS:
+        raise RequestError(f"no verb is called '{verb}'", nearest(verb, VERBS, shown=20))
+    request = parse(argv[1:])
+    if "help" in request.flags:
+        arguments, text = VERBS[verb]
+        print(f"usage: raypipe {verb} {arguments}\n\n{text}\n\n{EXIT_CODES}")
+        return 0
+    commands = importlib.import_module("raypipe.commands")
+    run = getattr(commands, verb)
+    return int(run(request) or 0)
+
+
+def _is_setting(item: str) -> bool:
+    name, sep, _ = item.partition("=")
+    return bool(sep) and all(part.isidentifier() for part in name.split("."))
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

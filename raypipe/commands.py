@@ -1,0 +1,312 @@
+"""What each verb of the command line does: settings in, one function of the verb, a result out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from raypipe.cli import Request, show
+from raypipe.errors import BudgetError, RequestError
+from raypipe.settings import (
+    DatasetSettings,
+    EvaluateSettings,
+    JudgeSettings,
+    StageSettings,
+    build,
+    load,
+    local,
+)
+from raypipe.terminal import Step
+
+
+def demo(request: Request) -> int:
+    from raypipe.demo.run import run_demo
+
+    out = local(request.take("out", "runs/demo") or "")
+    request.nothing_left("demo", ["out"])
+    if request.words:
+        raise RequestError(f"demo takes no word '{request.words[0]}'", "raypipe demo --out DIR")
+    report = run_demo(out)
+    if request.json:
+        print(json.dumps(report, sort_keys=True, default=str))
+        return 0
+    _print_report(report)
+    return 0
+
+
+def prepare(request: Request) -> int:
+    from raypipe.cluster import connected
+    from raypipe.prepare.run import prepare as run
+
+    settings = load(DatasetSettings, request.yaml(), request.settings)
+    _draw_if_asked(settings)
+    with connected(quiet=True, dashboard=_dashboard()), Step(f"prepare {settings.name}") as step:
+        try:
+            totals = run(settings, progress=step.count("units"))
+        except BudgetError as fault:
+            _show_totals(settings, fault.result, request.json)
+            raise
+    _show_totals(settings, totals, request.json)
+    return 0
+
+
+def _show_totals(settings: DatasetSettings, totals: dict[str, Any], as_json: bool) -> None:
+    text = (
+        f"{totals['ok']} of {totals['inputs']} records ready, {totals['quarantined']} in quarantine; "
+        f"{totals['media_ok']} media, {totals['frames']} frames, {totals['bytes'] / 1e6:.1f} MB "
+        f"in {local(settings.out)}"
+    )
+    show({"out": local(settings.out), **totals}, text, as_json)
+
+
+def train(request: Request) -> int:
+    from raypipe.cluster import connected
+    from raypipe.train.run import train as run
+
+    settings = load(StageSettings, request.yaml(), request.settings)
+    with connected(quiet=True, dashboard=_dashboard()):
+        settings = _prepare_first(settings)
+        with Step(f"train {settings.name}") as step:
+            result = run(settings, progress=step.training)
+    losses = f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}"
+    text = f"{result['steps']} steps, {losses}, model in {result['model']}"
+    show(result, text, request.json)
+    return 0
+
+
+def evaluate(request: Request) -> int:
+    from raypipe.cluster import connected
+    from raypipe.evaluate.run import evaluate as run
+
+    settings = load(EvaluateSettings, request.yaml(required=False), request.settings)
+    with connected(quiet=True, dashboard=_dashboard()), Step("evaluate") as step:
+        try:
+            result = run(settings, progress=step.count("questions"), judge_progress=step.count("verdicts"))
+        except BudgetError as fault:
+            _show_scores(fault.result, settings.out, request.json)
+            raise
+    _show_scores(result, settings.out, request.json)
+    return 0
+
+
+def judge(request: Request) -> int:
+    from raypipe.cluster import connected
+    from raypipe.evaluate.run import judge_again
+    from raypipe.store.run import Run
+
+    root = _one_word(request, "RUN")
+    floor = request.take("coverage_floor")
+    used = Run.open(root, "evaluate").settings["settings"].get("judge") or {}
+    wanted = load(JudgeSettings, None, [s.removeprefix("judge.") for s in request.settings]).model_dump(
+        exclude_unset=True
+    )
+    settings = build(JudgeSettings, {**used, **wanted}, "command line")
+    with connected(quiet=True, dashboard=_dashboard()), Step("judge") as step:
+        try:
+            result = judge_again(
+                root, settings, coverage_floor=_share(floor), progress=step.count("verdicts")
+            )
+        except BudgetError as fault:
+            _show_scores(fault.result, root, request.json)
+            raise
+    _show_scores(result, root, request.json)
+    return 0
+
+
+def report(request: Request) -> int:
+    from raypipe.report.run import report_runs
+    from raypipe.store.run import Run
+
+    out = local(request.take("out", "report") or "")
+    baseline = request.take("baseline")
+    named: dict[str, list[tuple[str, str]]] = {"evaluate": [], "train": [], "prepare": []}
+    labelled = [w.rpartition("=")[0::2] for w in [*request.words, *request.settings]]
+    if not labelled:
+        raise RequestError(
+            "report of which runs?", "raypipe report RUN... [--out DIR]; LABEL=RUN names a run"
+        )
+    for label, path in labelled:
+        run = Run.open(path)
+        named.setdefault(run.kind, []).append((label or Path(run.store.root).name, run.store.root))
+    result = report_runs(
+        named["evaluate"], trainings=named["train"], prepares=named["prepare"], baseline=baseline, out=out
+    )
+    if request.json:
+        print(json.dumps(result, sort_keys=True, default=str))
+    else:
+        _print_report(result)
+    return 0
+
+
+def compare(request: Request) -> int:
+    from raypipe.report.compare import compare as run
+    from raypipe.report.table import render_comparison
+
+    if len(request.words) != 2:
+        raise RequestError("compare takes two evaluation runs", "raypipe compare RUN_A RUN_B")
+    request.nothing_left("compare", [])
+    result = run(*[local(w) for w in request.words])
+    show(result, render_comparison(result), request.json)
+    return 0
+
+
+def score(request: Request) -> int:
+    from raypipe.report.score import score_answers, score_verdicts
+
+    root, answers, verdicts = (
+        local(request.need("eval_root")),
+        request.take("answers"),
+        request.take("verdicts"),
+    )
+    request.nothing_left("score", ["eval_root", "answers", "verdicts"])
+    name, *more = request.words or [""]
+    if not name:
+        raise RequestError("score which benchmark?", "raypipe benchmarks lists them")
+    if (answers is None) == (verdicts is None) or (more and verdicts is None):
+        raise RequestError("score takes --answers FILE or --verdicts FILE [FILE...]")
+    result = (
+        score_answers(name, root, answers) if answers else score_verdicts(name, root, [str(verdicts), *more])
+    )
+    lines = [f"{k:<28} {v:.3f}" if v is not None else f"{k:<28} -" for k, v in result["metrics"].items()]
+    show(result, "\n".join([*lines, f"n {result['n']}, missing {result['missing']}"]), request.json)
+    return 0
+
+
+def ask(request: Request) -> int:
+    from raypipe.evaluate.ask import ask as run
+
+    model, base = request.need("model"), request.take("model_base")
+    limit = _whole_number("max_new_tokens", request.take("max_new_tokens", "128"))
+    request.nothing_left("ask", ["model", "model_base", "max_new_tokens"])
+    if len(request.words) != 2:
+        raise RequestError(
+            "ask takes a file and a question", 'raypipe ask --model M clip.mp4 "What happens?"'
+        )
+    answer = run(model, base, request.words[0], request.words[1], limit)
+    show({"answer": answer, "file": request.words[0], "question": request.words[1]}, answer, request.json)
+    return 0
+
+
+def verify(request: Request) -> int:
+    from raypipe.store.verify import raise_on_damage
+    from raypipe.store.verify import verify as run
+
+    root = _one_word(request, "RUN")
+    request.nothing_left("verify", [])
+    proof = run(local(root))
+    if request.json:
+        print(json.dumps(proof.row(), sort_keys=True))
+    raise_on_damage(proof)
+    if not request.json:
+        print(
+            f"proved: {proof.files} files, {proof.rows} rows, {proof.inputs} inputs each in exactly one place"
+        )
+    return 0
+
+
+def benchmarks(request: Request) -> int:
+    from raypipe import benchmark
+
+    request.nothing_left("benchmarks", [])
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for name in benchmark.names():
+        b = benchmark.load(name)
+        graded_by = f"judge ({b.rubric})" if b.rubric else "rule"
+        row = {"name": name, "title": b.title, "media": b.media, "primary": b.primary, "graded_by": graded_by}
+        rows.append({**row, "published": dict(b.published), "source": b.published_source})
+        score = b.published.get(b.primary, "")
+        lines.append(f"{name:<16} {b.title:<18} {b.media:<6} {b.primary:<14} {graded_by:<18} {score}")
+    head = (
+        f"{'name':<16} {'title':<18} {'media':<6} {'metric':<14} {'graded by':<18} Video-LLaVA-7B, published"
+    )
+    show({"benchmarks": rows}, "\n".join([head, *lines]), request.json)
+    return 0
+
+
+def merge(request: Request) -> int:
+    from raypipe.model.lora import merge as run
+
+    adapter, base, out = request.need("adapter"), request.need("model_base"), request.need("out")
+    request.nothing_left("merge", ["adapter", "model_base", "out"])
+    folder = run(adapter, base, local(out))
+    show({"model": str(folder)}, f"merged model in {folder}", request.json)
+    return 0
+
+
+def _prepare_first(settings: StageSettings) -> StageSettings:
+    """A dataset yaml in the mixture is prepared (or found prepared) before the stage."""
+    from raypipe.prepare.run import prepare as run
+
+    parts = []
+    for part in settings.mixture:
+        if part.data.endswith((".yaml", ".yml")):
+            dataset = load(DatasetSettings, part.data)
+            _draw_if_asked(dataset)
+            with Step(f"prepare {dataset.name}") as step:
+                run(dataset, progress=step.count("units"))
+            part = part.model_copy(update={"data": dataset.out})
+        parts.append(part)
+    return settings.model_copy(update={"mixture": parts})
+
+
+def _draw_if_asked(settings: DatasetSettings) -> None:
+    if settings.drawn is not None:
+        from raypipe.demo.data import draw_data_root
+
+        draw_data_root(Path(local(settings.data_root)), settings.drawn)
+
+
+def _show_scores(result: dict[str, Any], out: str, as_json: bool) -> None:
+    show({"out": local(out), **result}, _scores_text(result, out), as_json)
+
+
+def _share(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise RequestError(f"'{text}' is not a share between 0 and 1") from None
+
+
+def _scores_text(result: dict[str, Any], out: str) -> str:
+    lines = []
+    for name, coverage in result["coverage"].items():
+        counted = f"{coverage['counted']} of {coverage['questions']} questions"
+        if coverage["waits_for_judge"]:
+            lines.append(
+                f"{name:<16} {counted} answered, not judged: raypipe judge {out} base_url=... model=..."
+            )
+            continue
+        for s in result["benchmarks"][name]:
+            value = "-" if s["value"] is None else f"{s['value']:.2f}"
+            if s["low"] is not None and s["high"] is not None:
+                value += f" [{s['low']:.2f}, {s['high']:.2f}]"
+            lines.append(f"{name:<16} {s['metric']:<24} {value:<26} {counted}")
+    lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
+    return "\n".join(lines)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from raypipe.report.table import render
+
+    print(render(report))
+
+
+def _whole_number(name: str, text: str | None) -> int:
+    if text is None or not text.isdecimal() or int(text) < 1:
+        raise RequestError(f"{name}={text} is not a whole number of at least 1")
+    return int(text)
+
+
+def _one_word(request: Request, what: str) -> str:
+    if len(request.words) != 1:
+        raise RequestError(f"give exactly one {what}")
+    return request.words[0]
+
+
+def _dashboard() -> bool:
+    """The dashboard of a local cluster can be turned off; starting it costs some seconds and memory."""
+    import os
+
+    return os.environ.get("RAYPIPE_DASHBOARD", "1") != "0"

@@ -1,0 +1,91 @@
+"""Settings: closed, frozen, and with an identity that says what a run makes."""
+
+import pydantic
+import pytest
+
+from raypipe.errors import MAX_LINES, RaypipeError, RequestError, nearest
+from raypipe.settings import DatasetSettings, EvaluateSettings, StageSettings, Start, identity, load, local
+
+BASE = {"name": "d", "data_root": "r", "annotations": ["a"], "out": "o"}
+
+
+def made(**more) -> DatasetSettings:
+    return DatasetSettings(**{**BASE, **more})
+
+
+def test_identity_is_what_is_made_not_how():
+    same = [made(), made(out="p"), made(error_budget=0.5), made(concurrency=3), made(limits={"tries": 1})]
+    assert len({identity(s) for s in same}) == 1
+    other = [
+        made(name="e"),
+        made(sampling={"frames": 4}),
+        made(rendition={"quality": 90}),
+        made(annotations=["b"]),
+    ]
+    assert len({identity(s) for s in [made(), *other]}) == 5
+
+
+def test_identity_survives_the_way_through_json():
+    stage = {
+        "name": "s",
+        "out": "o",
+        "start": {"random": "tiny"},
+        "mixture": [{"data": "d"}],
+        "lora": {"r": 2},
+    }
+    for kind, values in ((DatasetSettings, BASE), (StageSettings, stage)):
+        settings = kind.model_validate(values)
+        again = kind.model_validate_json(settings.model_dump_json())
+        assert identity(again) == identity(settings)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(pydantic.ValidationError):
+        made().name = "x"
+
+
+def test_overrides_reach_into_groups(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "name: d\ndata_root: r\nannotations: [a]\nout: o\nsampling: {frames: 4}\n"
+    )
+    overrides = ["sampling.policy=midpoint", "rendition.quality=80", "error_budget=1e-2", "concurrency=null"]
+    settings = load(DatasetSettings, tmp_path / "a.yaml", overrides)
+    assert (settings.sampling.frames, settings.sampling.policy) == (4, "midpoint")
+    assert (settings.rendition.quality, settings.error_budget, settings.concurrency) == (80, 0.01, None)
+    with pytest.raises(RequestError, match="'name' is not a setting"):
+        load(DatasetSettings, None, ["name"])
+
+
+def test_a_group_that_is_null_in_the_yaml_can_be_filled(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: m\neval_root: e\nout: o\njudge: null\n")
+    settings = load(EvaluateSettings, tmp_path / "a.yaml", ["judge.base_url=http://127.0.0.1:1/v1"])
+    assert settings.judge is not None
+    assert settings.judge.base_url == "http://127.0.0.1:1/v1"
+
+
+def test_benchmarks_on_the_command_line():
+    base = ["model=m", "eval_root=e", "out=o"]
+    assert load(EvaluateSettings, None, base).benchmarks == "all"
+    assert load(EvaluateSettings, None, [*base, "benchmarks=a, b"]).benchmarks == ["a", "b"]
+    assert load(EvaluateSettings, None, [*base, "benchmarks=[a]"]).benchmarks == ["a"]
+
+
+@pytest.mark.parametrize("values", [{}, {"model": "m", "random": "tiny"}])
+def test_a_stage_starts_from_one_thing(values):
+    with pytest.raises(pydantic.ValidationError, match="exactly one"):
+        Start(**values)
+
+
+def test_paths(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/x")
+    assert local("a") == str(tmp_path / "a")
+    assert local("~/a") == "/home/x/a"
+    assert local("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_errors_are_short_and_name_the_nearest():
+    fault = RaypipeError("\n".join("abcdefghijk"), "try this")
+    assert len(fault.render().splitlines()) == MAX_LINES
+    assert nearest("smapling", ["sampling", "name"]) == "did you mean 'sampling'? valid: name, sampling"
+    assert nearest("zzz", ["a"]) == "valid: a"
