@@ -1,0 +1,230 @@
+"""What README and docs tell a reader to type is what raypipe takes.
+
+Each command of a bash block is parsed as the command line would parse it: the verb, its yaml, every setting.
+A block after ``<!-- needs a cluster -->`` may also call ray; the job it submits is checked the same way. JSON
+blocks are parsed, Python blocks executed, tables of settings compared with the classes, paths looked up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypipe import benchmark as benchmarks
+from raypipe.cli import VERBS, Request, main, parse
+from raypipe.settings import DatasetSettings, EvaluateSettings, JudgeSettings, Settings, StageSettings, load
+
+REPO = Path(__file__).parents[2]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+NEEDS_CLUSTER = "<!-- needs a cluster -->"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TABLES: dict[str, type[Settings]] = {
+    "prepare": DatasetSettings,
+    "train": StageSettings,
+    "evaluate": EvaluateSettings,
+    "judge": JudgeSettings,
+}
+OPTIONS = {
+    "demo": {"out"},
+    "score": {"eval_root", "answers", "verdicts"},
+    "ask": {"model", "model_base", "max_new_tokens"},
+    "merge": {"adapter", "model_base", "out"},
+}
+RAY = {"up", "down", "dashboard", "start", "stop", "get-auth-token", "job"}
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    text: str
+    cluster: bool
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text()
+        for found in FENCE.finditer(text):
+            before = text[: found.start()].rstrip("\n").rpartition("\n")[2]
+            line = text.count("\n", 0, found.start()) + 1
+            name = page.relative_to(REPO).as_posix()
+            yield Block(name, line, found[1], found[2], before.strip() == NEEDS_CLUSTER)
+
+
+ALL = list(blocks())
+
+
+def of(language: str) -> list[Block]:
+    return [b for b in ALL if b.language == language]
+
+
+def commands(block: Block) -> list[list[str]]:
+    joined = block.text.replace("\\\n", " ")
+    words = [shlex.split(line, comments=True) for line in joined.splitlines()]
+    return [w for w in words if w]
+
+
+def load_yaml(kind: type[Settings], request: Request, required: bool) -> None:
+    file = request.yaml(required=required)
+    load(kind, REPO / file if file else None, request.settings)
+
+
+def check_verb(verb: str, request: Request) -> None:
+    """Raises what the command itself would raise before it starts anything."""
+    if verb in ("prepare", "train"):
+        load_yaml(DatasetSettings if verb == "prepare" else StageSettings, request, required=True)
+    elif verb == "evaluate":
+        load_yaml(EvaluateSettings, request, required=False)
+    elif verb == "judge":
+        assert len(request.words) == 1
+        load(JudgeSettings, None, request.settings)
+    elif verb == "report":
+        request.take("out")
+        labels = {s.partition("=")[0] for s in request.settings if not s.startswith("baseline=")}
+        assert request.words or labels
+        assert request.take("baseline") in (None, *labels)
+    elif verb in OPTIONS:
+        assert {s.partition("=")[0] for s in request.settings} <= OPTIONS[verb]
+        if verb == "score":
+            benchmarks.load(request.words[0])
+    else:
+        assert not request.settings
+        assert len(request.words) == {"verify": 1, "compare": 2, "benchmarks": 0}[verb]
+
+
+def check_raypipe(words: list[str]) -> None:
+    assert words[0] in VERBS, f"no verb {words[0]}"
+    check_verb(words[0], parse(words[1:]))
+
+
+def check_job(words: list[str]) -> None:
+    """``python jobs/NAME.py ...``: the verb the script names, with the yaml beside it unless one is named."""
+    script = REPO / words[0]
+    assert script.is_file(), f"no script {words[0]}"
+    named = re.search(r'job\("(\w+)"|main\(\["(\w+)"', script.read_text())
+    assert named is not None
+    verb, rest = named[1] or named[2], words[1:]
+    if named[1] and not any(w.endswith(".yaml") for w in rest):
+        rest = [words[0].replace(".py", ".yaml"), *rest]
+    check_raypipe([verb, *rest])
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
+    assert set(words) <= set(targets), f"no target {words}"
+
+
+def check_ray(words: list[str]) -> None:
+    assert words[0] in RAY
+    if words[0] in ("up", "down", "dashboard"):
+        assert (REPO / words[1]).is_file()
+    if words[0] == "job":
+        entry = words[words.index("--") + 1 :]
+        assert entry[0] == "python"
+        check_job(entry[1:])
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "raypipe": check_raypipe,
+    "python": check_job,
+    "make": check_make,
+    "export": lambda words: None,
+    "source": lambda words: None,
+}
+
+
+@pytest.mark.parametrize("block", of("bash"), ids=str)
+def test_bash_blocks_say_what_raypipe_takes(block: Block) -> None:
+    for words in commands(block):
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # VARIABLE=value command
+            words = words[1:]
+        check = check_ray if words[0] == "ray" and block.cluster else CHECKS.get(words[0])
+        assert check is not None, f"{block}: nobody checks '{words[0]}'"
+        check(words[1:])
+
+
+def test_the_check_itself_refuses_what_is_wrong() -> None:
+    for wrong in (
+        "raypipe trian jobs/finetune.yaml",
+        "raypipe train jobs/finetune.yaml workers.nm=1",
+        "raypipe train jobs/no_such.yaml",
+        "raypipe score pop --eval-root x --answers y",
+        "make tset",
+        "ray up cluster.yaml",
+    ):
+        with pytest.raises(Exception, match=r"."):
+            test_bash_blocks_say_what_raypipe_takes(Block("x", 1, "bash", wrong, cluster=False))
+
+
+@pytest.mark.parametrize("block", of("json"), ids=str)
+def test_json_blocks_are_json(block: Block) -> None:
+    assert json.loads(block.text)
+
+
+def test_python_blocks_run() -> None:
+    for block in of("python"):
+        exec(compile(block.text, str(block), "exec"), {"__name__": "docs"})  # noqa: S102
+
+
+def test_every_block_is_of_a_kind_that_is_checked() -> None:
+    assert {b.language for b in ALL} <= {"bash", "json", "python", ""}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"usage: raypipe {verb}" in capsys.readouterr().out
+
+
+def keys_of(kind: Any, prefix: str = "") -> set[str]:
+    """Every setting of a class, groups and their members by dotted name."""
+    out: set[str] = set()
+    for name, info in kind.model_fields.items():
+        out.add(prefix + name)
+        choices = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        groups = [c for c in choices if isinstance(c, type) and issubclass(c, Settings)]
+        for group in groups:
+            out |= keys_of(group, f"{prefix}{name}.")
+    return out
+
+
+@pytest.mark.parametrize("verb", TABLES)
+def test_settings_tables_are_right_and_whole(verb: str) -> None:
+    text = (REPO / "docs" / f"{verb}.md").read_text()
+    table = text.partition("## Settings")[2].partition("\n## ")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {key for cell in first for key in re.findall(r"`([\w.]+)`", cell)}
+    assert named <= keys_of(TABLES[verb]), "a setting that does not exist"
+    shown = {key.partition(".")[0] for key in named}
+    assert set(TABLES[verb].model_fields) <= shown, "a setting is not shown"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_paths_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"`((?:jobs|datasets|docs|raypipe)/[\w/]+\.(?:py|yaml|md))`", text)
+    missing = [n for n in named if not (REPO / n).is_file()]
+    links = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
+    missing += [t for t in links if not (page.parent / t).is_file()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_pages_name_no_path_of_one_machine(page: Path) -> None:
+    assert not re.search(r"/(?:work|root|home/(?!ray\b)\w+)/", page.read_text())
+
+
+def test_the_guide_covers_every_benchmark() -> None:
+    text = (REPO / "docs" / "from_video_llava.md").read_text()
+    assert [n for n in benchmarks.names() if f"`--benchmarks {n}`" not in text] == []
