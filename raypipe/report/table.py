@@ -17,6 +17,7 @@ from raypipe.report.numbers import count, decimal, probability, signed
 
 WIDTH = 100
 IN_ONE_LINE = 3  # up to so many evaluations a value and its interval share a line
+FEW_CATEGORIES = 5  # up to so many categories of the primary metric are shown
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control, direction
 KEPT_TOGETHER = "\u00a0"
 
@@ -65,11 +66,33 @@ def scores_table(report: Mapping[str, Any], *, every: bool = False) -> Table:
     table.add_column("missing", justify="right")
     for benchmark in benchmarks:
         table.add_row(Text(benchmark["title"], style="bold"), *[""] * (len(table.columns) - 1))
-        for metric in benchmark["metrics"]:
-            if every or metric["primary"] or "/" not in metric["metric"]:
-                table.add_row(*_score_cells(metric, labels, published))
+        for metric in _shown(benchmark["metrics"], every):
+            name = f"  {metric['metric']}" if every else _below(metric["metric"])
+            table.add_row(Text(name), *_score_cells(metric, labels, published))
         table.add_section()
     return table
+
+
+def _shown(metrics: Sequence[Mapping[str, Any]], every: bool) -> list[Mapping[str, Any]]:
+    """All metrics, or those that fit a terminal: no long lists by category, none without a question."""
+    if every:
+        return list(metrics)
+    primary = next((m["metric"] for m in metrics if m["primary"]), "")
+    parts = [m["metric"] for m in metrics if m["metric"].startswith(f"{primary}/")]
+    few = parts if len(parts) <= FEW_CATEGORIES else []
+    asked = [
+        m for m in metrics if m["primary"] or any(s and s["n"] + s["missing"] for s in m["scores"].values())
+    ]
+    kept = [m for m in asked if "/" not in m["metric"] or m["metric"] in few]
+    return sorted(
+        kept, key=lambda m: m["metric"].partition("/")[0] != primary
+    )  # categories below their metric
+
+
+def _below(metric: str) -> str:
+    """A metric's name in the first column; a category stands indented below its metric."""
+    name, _, category = metric.partition("/")
+    return f"    {category}" if category else f"  {name}"
 
 
 def comparison_renderable(comparison: Mapping[str, Any]) -> RenderableType:
@@ -99,7 +122,7 @@ def _score_cells(metric: Mapping[str, Any], labels: Sequence[str], published: bo
     digits = _digits(metric["bounds"])
     found = [metric["scores"][label] for label in labels]
     below = len(labels) > IN_ONE_LINE
-    cells = [Text(f"  {metric['metric']}"), *(_with_interval(s, digits, below) for s in found)]
+    cells = [_with_interval(s, digits, below) for s in found]
     if published:
         cells.append(Text(decimal(metric["published"], digits) if metric["published"] is not None else ""))
     known = [s for s in found if s is not None]
