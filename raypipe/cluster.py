@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +56,7 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     else:
         options["address"] = os.environ["RAY_ADDRESS"]
+    stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)  # type: ignore[arg-type]
     except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
@@ -66,6 +69,8 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
             f"cannot connect to Ray: {str(fault).strip().splitlines()[0][:200]}", remedy
         ) from fault
     _quiet_progress_bars()
+    if stop is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)  # Ray put its own there, which ends the process with another code
     try:
         yield
     finally:
@@ -124,6 +129,8 @@ def _turn_on_authentication() -> None:
     if os.environ["RAY_AUTH_MODE"] != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    with contextlib.suppress(OSError):  # Ray itself writes it readable for all
+        file.chmod(0o600)
     if not file.exists():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -6,6 +6,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from raypipe.cluster import require, unwrapped
@@ -71,7 +72,24 @@ def _fit(plan: StagePlan, settings: StageSettings) -> None:
         ),
     )
     with unwrapped(f"train {settings.name}"):
-        trainer.fit()
+        _interruptibly(trainer.fit)
+
+
+def _interruptibly(work: Callable[[], Any]) -> None:
+    """Does the work in a thread of its own, so that Ctrl-C and a stop of the job reach us.
+
+    In the main thread Ray Train takes over SIGINT and ends the process itself, with exit code 1.
+    """
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as fault:
+            done.set_exception(fault)
+
+    threading.Thread(target=run, daemon=True, name="ray-train").start()
+    done.result()
 
 
 def _on_worker(config: dict[str, Any]) -> None:
