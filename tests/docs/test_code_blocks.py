@@ -135,12 +135,17 @@ def check_ray(words: list[str]) -> None:
         check_job(entry[1:])
 
 
+def check_chmod(words: list[str]) -> None:
+    assert words == ["600", "~/.ray/auth_token"]
+
+
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "raypipe": check_raypipe,
     "python": check_job,
     "make": check_make,
     "export": lambda words: None,
     "source": lambda words: None,
+    "chmod": check_chmod,
 }
 
 
