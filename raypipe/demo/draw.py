@@ -144,23 +144,7 @@ def image_records(scene: Scene, folder: str) -> list[Record]:
 def draw_training(root: Path, settings: DrawSettings, hand: Draughtsman) -> None:
     """Media and JSON of pretraining, finetuning and LoRA finetuning, under ``root/DATA_ROOT``."""
     data = root / "DATA_ROOT"
-    image_scenes = make_scenes("caption_image", settings.train_images // 4, settings.seed)
-    hand.images(data / "llava_image", image_scenes)
-    write_json(
-        data / "pt_json/llava_image_.json",
-        [
-            record(
-                scene, "image", "llava_image", "caption", CAPTION_QUESTIONS["image"], caption(scene, "image")
-            )
-            for scene in image_scenes
-        ],
-    )
-
-    clip_scenes = make_scenes("caption_clip", settings.train_clips // 4, settings.seed)
-    hand.clips(data / "valley", clip_scenes)
-    write_json(
-        data / "pt_json/valley_.json", [clip_record(scene, "valley", "caption") for scene in clip_scenes]
-    )
+    _draw_captions(data, settings, hand)
 
     tune_images = make_scenes("tune_image", settings.train_images, settings.seed)
     hand.images(data / "llava_image_tune", tune_images)
@@ -169,40 +153,45 @@ def draw_training(root: Path, settings: DrawSettings, hand: Draughtsman) -> None
 
     tune_clips = make_scenes("tune_clip", settings.train_clips, settings.seed)
     hand.clips(data / "videochatgpt_tune", tune_clips)
-    write_json(
-        data / "ft_json/videochatgpt_tune_.json",
-        [
-            clip_record(scene, "videochatgpt_tune", kind)
-            for scene in tune_clips
-            for kind in ("colour", "scenes")
-        ],
-    )
-    write_json(
-        data / "ft_json/nlp_tune.json",
-        [
-            {
-                "id": f"text_{number}",
-                "conversations": [
-                    {"from": "human", "value": f"Which number comes after {NUMBERS[number]}?"},
-                    {"from": "gpt", "value": NUMBERS[number + 1]},
-                ],
-            }
-            for number in range(len(NUMBERS) - 1)
-        ],
-    )
+    asked = _clip_records(tune_clips, ("colour", "scenes"))
+    write_json(data / "ft_json/videochatgpt_tune_.json", asked)
+    write_json(data / "ft_json/nlp_tune.json", _text_records())
 
     size_clips = make_scenes("size_clip", settings.train_clips // 2, settings.seed)
     hand.clips(data / "videochatgpt_tune", size_clips)
     replay = records[: len(size_clips)]  # kinds of stage 2, so that the adapter does not unlearn them
-    write_json(
-        data / "lora_json/size_tune_.json",
-        replay
-        + [
-            clip_record(scene, "videochatgpt_tune", kind)
-            for scene in size_clips
-            for kind in ("size", "colour", "scenes")
-        ],
-    )
+    asked = _clip_records(size_clips, ("size", "colour", "scenes"))
+    write_json(data / "lora_json/size_tune_.json", replay + asked)
+
+
+def _draw_captions(data: Path, settings: DrawSettings, hand: Draughtsman) -> None:
+    """Images and clips of pretraining, each with a caption."""
+    images = make_scenes("caption_image", settings.train_images // 4, settings.seed)
+    hand.images(data / "llava_image", images)
+    question = CAPTION_QUESTIONS["image"]
+    records = [record(s, "image", "llava_image", "caption", question, caption(s, "image")) for s in images]
+    write_json(data / "pt_json/llava_image_.json", records)
+    clips = make_scenes("caption_clip", settings.train_clips // 4, settings.seed)
+    hand.clips(data / "valley", clips)
+    write_json(data / "pt_json/valley_.json", [clip_record(s, "valley", "caption") for s in clips])
+
+
+def _clip_records(scenes: Sequence[Scene], kinds: Sequence[str]) -> list[Record]:
+    return [clip_record(scene, "videochatgpt_tune", kind) for scene in scenes for kind in kinds]
+
+
+def _text_records() -> list[Record]:
+    """Conversations without a medium."""
+    return [
+        {
+            "id": f"text_{number}",
+            "conversations": [
+                {"from": "human", "value": f"Which number comes after {NUMBERS[number]}?"},
+                {"from": "gpt", "value": NUMBERS[number + 1]},
+            ],
+        }
+        for number in range(len(NUMBERS) - 1)
+    ]
 
 
 def draw_video_eval(root: Path, settings: DrawSettings, hand: Draughtsman) -> None:
