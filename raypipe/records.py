@@ -25,17 +25,22 @@ class MediumKind(StrEnum):
 class Reason(StrEnum):
     """Why a record or a medium was put in quarantine."""
 
+    BAD_JSON = "bad_json"  # a line or record that is not JSON at all
     BAD_RECORD = "bad_record"  # an annotation that cannot be read as a conversation
     BAD_TAGS = "bad_tags"  # media tags and media files do not agree
     NOTHING_TO_LEARN = "nothing_to_learn"  # no answer to train on
     MEDIA_MISSING = "media_missing"
     MEDIA_OUTSIDE_ROOT = "media_outside_root"
     MEDIA_EMPTY = "media_empty"
+    MEDIA_CHANGED = "media_changed"  # another file than the one that was planned, or changed while being read
     MEDIA_UNREADABLE = "media_unreadable"  # no decoder takes it
+    MEDIA_NO_VIDEO = "media_no_video"  # a container without a video stream, or with an empty one
     MEDIA_TRUNCATED = "media_truncated"  # fewer frames than the container promised
     FRAMES_DAMAGED = "frames_damaged"  # a sampled frame may be wrong
     IMAGE_TOO_LARGE = "image_too_large"
+    VIDEO_TOO_LARGE = "video_too_large"
     DECODER_CRASHED = "decoder_crashed"
+    DECODER_MEMORY = "decoder_memory"  # it wanted more memory than it is allowed
     DECODER_TIMEOUT = "decoder_timeout"
     GENERATION_FAILED = "generation_failed"  # the model could not be asked
 
@@ -224,8 +229,18 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
+# Sorted by key. ``offset`` and ``length`` are the bytes of the record batch in the shard, so that a row is one
+# ranged read; ``what`` is "medium" or "sample".
 INDEX_SCHEMA = pa.schema(
-    [("key", pa.string()), ("shard", pa.string()), ("batch", pa.int32()), ("row", pa.int32())]
+    [
+        ("key", pa.string()),
+        ("what", pa.string()),
+        ("shard", pa.string()),
+        ("batch", pa.int32()),
+        ("row", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
 )
 
 PREDICTION_SCHEMA = pa.schema(

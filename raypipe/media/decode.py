@@ -41,7 +41,10 @@ class MediumError(Exception):
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """One medium to decode: where it lies below which root, and how it is to be sampled and stored."""
+    """One medium to decode: where it lies below which root, and how it is to be sampled and stored.
+
+    ``size`` and ``stamp`` are what was planned (bytes; ETag or time of change); -1 and "" ask for no check.
+    """
 
     key: str
     kind: MediumKind
@@ -51,6 +54,8 @@ class DecodeRequest:
     rendition: Rendition
     decoder: str = "pyav"
     max_pixels: int = 100_000_000
+    size: int = -1
+    stamp: str = ""
 
 
 def decode(request: DecodeRequest) -> Medium:

@@ -27,7 +27,7 @@ from raypipe.records import (
 from raypipe.settings import DatasetSettings
 from raypipe.store.files import Store
 from raypipe.store.run import FileEntry, Manifest, Progress, Run
-from raypipe.store.shards import ROWS_PER_BATCH, encode, sha256
+from raypipe.store.shards import encode, sha256
 
 SAMPLES_PER_SHARD = 16384
 
@@ -173,10 +173,18 @@ def _sweep(store: Store, files: list[FileEntry]) -> None:
 
 def _index(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = [
-        {"key": key, "shard": r["file"]["path"], "batch": i // ROWS_PER_BATCH, "row": i % ROWS_PER_BATCH}
+        {
+            "key": key,
+            "what": "medium",
+            "shard": r["file"]["path"],
+            "batch": i,
+            "row": 0,
+            "offset": block[0],
+            "length": block[1],
+        }
         for r in records
         if r["file"]
-        for i, key in enumerate(r["keys"])
+        for i, (key, block) in enumerate(zip(r["keys"], r["blocks"], strict=True))
     ]
     return sorted(rows, key=lambda row: row["key"])
 

@@ -12,7 +12,7 @@ from raypipe.records import MEDIA_SCHEMA, Medium, Rejection, to_table
 from raypipe.settings import DecodeLimits
 from raypipe.store.files import Store
 from raypipe.store.run import FileEntry
-from raypipe.store.shards import encode, sha256
+from raypipe.store.shards import encode_blocks, sha256
 
 UNITS = "units"
 
@@ -32,11 +32,12 @@ def decode_unit(unit: Unit, store: Store, limits: DecodeLimits) -> dict[str, Any
                 media.append(result)
             else:
                 rejections.append(result)
-    entry = _store_shard(unit, store, media) if media else None
+    entry, blocks = _store_shard(unit, store, media) if media else (None, ())
     record = {
         "unit": unit.id,
         "file": asdict(entry) if entry else None,
         "keys": [m.key for m in media],
+        "blocks": blocks,
         "frames": sum(len(m.frames) for m in media),
         "source_sha256": {m.key: m.sha256 for m in media},
         "rejections": [r.row() for r in rejections],
@@ -60,15 +61,17 @@ def record_name(unit: str) -> str:
     return f"{UNITS}/{unit}.json"
 
 
-def _store_shard(unit: Unit, store: Store, media: list[Medium]) -> FileEntry:
+def _store_shard(
+    unit: Unit, store: Store, media: list[Medium]
+) -> tuple[FileEntry, tuple[tuple[int, int], ...]]:
     first = unit.requests[0]
     metadata = {
         "raypipe.kind": "media/1",
         "raypipe.rendition": first.rendition.model_dump_json(),
         "raypipe.sampling": first.sampling.model_dump_json(),
     }
-    data = encode(to_table(media, MEDIA_SCHEMA), metadata)
-    digest = sha256(data)
+    made = encode_blocks(to_table(media, MEDIA_SCHEMA), metadata)
+    digest = sha256(made.data)
     name = f"media/{unit.id}-{digest[:16]}.arrow"
-    store.put_new(name, data)
-    return FileEntry(name, len(media), len(data), digest)
+    store.put_new(name, made.data)
+    return FileEntry(name, len(media), len(made.data), digest), made.blocks

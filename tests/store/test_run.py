@@ -92,5 +92,5 @@ def test_a_damaged_record_is_damage_not_a_traceback(tmp_path, damage):
 def test_settings_are_whole_and_resolved(tmp_path):
     start(tmp_path)
     stored = json.loads((tmp_path / "settings.json").read_text())["settings"]
-    assert stored["sampling"] == {"policy": "uniform", "frames": 8}
+    assert stored["sampling"] == Sampling().model_dump()
     assert stored["limits"]["tries"] == 2
