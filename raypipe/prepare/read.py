@@ -167,7 +167,7 @@ def read_record(record: Any, identifier: str, dataset: str, source: str) -> Clip
     for kind in (MediumKind.VIDEO, MediumKind.IMAGE):  # videos stand before images, as in the reference
         paths = record.get(kind.value)
         for path in paths if isinstance(paths, list) else [] if paths is None else [paths]:
-            if not isinstance(path, str) or not path or not _storable(path):
+            if not isinstance(path, str) or not path or not _encodable(path):
                 raise ChatError(Reason.BAD_RECORD, f"'{kind.value}' is not a path")
             media.append(MediumRef(kind, path))
     checked = check_turns([_turn(t) for t in turns], [m.kind for m in media])
@@ -177,15 +177,15 @@ def read_record(record: Any, identifier: str, dataset: str, source: str) -> Clip
 def _turn(turn: Any) -> Turn:
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise ChatError(Reason.BAD_RECORD, "a turn without a text 'value'")
-    if not _storable(turn["value"]):
+    if "\0" in turn["value"] or not _encodable(turn["value"]):
         raise ChatError(Reason.BAD_RECORD, "a turn holds NUL or half a character (a lone surrogate)")
     return Turn(str(turn.get("from")), turn["value"])
 
 
-def _storable(text: str) -> bool:
-    """Whether a text can be stored: JSON may spell lone surrogates, which UTF-8 has no place for, and NUL."""
+def _encodable(text: str) -> bool:
+    """Whether a text can be stored: JSON may spell lone surrogates, UTF-8 has no place for them."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return "\0" not in text
+    return True
