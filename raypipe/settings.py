@@ -305,14 +305,34 @@ def _identity_of(settings: Settings) -> dict[str, Any]:
     return out
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key that is there twice and an alias (a few make a giant) are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not taken", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key.value}' is there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise RequestError(f"no such settings file: {path}", _near_files(path)) from None
     except (OSError, UnicodeDecodeError) as fault:
         raise RequestError(f"cannot read {path}: {fault}") from None
-    except yaml.YAMLError as fault:
+    except (yaml.YAMLError, RecursionError) as fault:
         raise RequestError(f"{path} is not valid yaml: {' '.join(str(fault).split())[:200]}") from None
     if not isinstance(data, dict):
         raise RequestError(f"{path} does not hold settings", "write one 'key: value' a line")
@@ -321,8 +341,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _value(text: str, item: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as fault:
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, RecursionError) as fault:
         raise RequestError(f"'{item}' is not valid yaml: {' '.join(str(fault).split())[:200]}") from None
 
 

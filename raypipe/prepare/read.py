@@ -2,44 +2,153 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+import hashlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from raypipe.errors import RequestError, nearest
+from raypipe.errors import RequestError
+from raypipe.prepare.formats import Bad, Input, Record, read_array, read_lines, read_video_chatgpt
+from raypipe.prepare.root import DataRoot
+from raypipe.prepare.seen import Seen
 from raypipe.records import Clip, MediumKind, MediumRef, Reason, Rejection, Turn, fingerprint
-from raypipe.settings import DatasetSettings, local
+from raypipe.settings import DatasetSettings
 from raypipe.text.chat import ChatError, check_turns
+
+READERS = {".json": "llava_json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+class Annotations:
+    """The records of a dataset's annotation files, in order, as a stream.
+
+    Can be iterated as often as one likes, always with the same result. Memory does not grow with the files,
+    but for some 20 bytes a record that tell equal records apart.
+
+    Args:
+        settings: names the data root (a folder or an address such as ``s3://bucket/prefix``) and the files.
+
+    Raises:
+        RequestError: the data root or a file is missing, or a pattern fits none.
+    """
+
+    def __init__(self, settings: DatasetSettings) -> None:
+        self.settings = settings
+        if settings.reader == "video_chatgpt" and "{video_id}" not in settings.media_path:
+            raise RequestError(
+                f"media_path={settings.media_path} does not say where a video lies",
+                "write {video_id} in it, for example media_path=videos/{video_id}.mp4",
+            )
+        self._root = DataRoot(settings.data_root)
+        self.files = self._root.expand(settings.annotations)
+        self._readers = {name: self._reader(name) for name in self.files}
+        self._states = {name: self._root.state(name) for name in self.files}
+        self._sha256: dict[str, str] = {}
+        self._records: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Clip | Rejection]:
+        """Every record, as a clip or as a rejection with its reason.
+
+        Ids come from content; a record that is there twice gets an id for each occurrence.
+
+        Raises:
+            RequestError: a file is not of its format, or is not the file that it was before.
+            ServiceError: the storage refused.
+        """
+        seen = Seen()
+        for name in self.files:
+            self._expect_unchanged(name)
+            count = 0
+            try:
+                for place, record in self._stream(name):
+                    count += 1
+                    yield self._clip(record, f"{name}{self._mark(name)}{place}", seen)
+            except RequestError:
+                self._expect_unchanged(name)  # half of one file and half of another is of no format
+                raise
+            self._expect_unchanged(name)
+            self._records[name] = count
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """The sha256 of each file, by name; known when all records were read once."""
+        self._expect_read()
+        return dict(self._sha256)
+
+    @property
+    def records(self) -> dict[str, int]:
+        """How many records each file holds, by name; known when all were read once."""
+        self._expect_read()
+        return dict(self._records)
+
+    def _stream(self, name: str) -> Iterator[Record]:
+        first = name not in self._sha256
+        with self._root.open(name) as handle:
+            file = Input(name, self._root.where(name), handle)
+            if self._readers[name] == "parquet":  # the one format that is not read from front to end
+                from raypipe.prepare.parquet import read_parquet
+
+                digest = hashlib.file_digest(cast(Any, handle), "sha256") if first else None
+                handle.seek(0)
+                yield from read_parquet(file)
+            else:
+                digest = file.digest = hashlib.sha256() if first else None
+                yield from self._json(name, file)
+            if digest is not None:
+                self._sha256[name] = digest.hexdigest()
+
+    def _json(self, name: str, file: Input) -> Iterator[Record]:
+        if self._readers[name] == "jsonl":
+            return read_lines(file)
+        if self._readers[name] == "video_chatgpt":
+            return read_video_chatgpt(file, self.settings.media_path)
+        return read_array(file)
+
+    def _clip(self, record: Any, source: str, seen: Seen) -> Clip | Rejection:
+        dataset = self.settings.name
+        content = fingerprint(dataset, record.digest if isinstance(record, Bad) else record)
+        times = seen.count(bytes.fromhex(content))
+        identifier = content if times == 1 else fingerprint(content, times)
+        if isinstance(record, Bad):
+            return Rejection(identifier, "sample", record.reason, f"{source}: {record.detail}")
+        try:
+            return read_record(record, identifier, dataset, source)
+        except ChatError as fault:
+            return Rejection(identifier, "sample", fault.reason, f"{source}: {fault.detail}")
+
+    def _reader(self, name: str) -> str:
+        if self.settings.reader != "auto":
+            return self.settings.reader
+        suffix = f".{name.rpartition('.')[2].lower()}"
+        if suffix not in READERS:
+            raise RequestError(
+                f"{self._root.where(name)}: nothing is known of files in '{suffix}'",
+                f"name the format: reader={'|'.join(sorted(set(READERS.values())))}",
+            )
+        return READERS[suffix]
+
+    def _mark(self, name: str) -> str:
+        """Lines are named as editors and compilers name them, positions in an array otherwise."""
+        return ":" if self._readers[name] == "jsonl" else "#"
+
+    def _expect_unchanged(self, name: str) -> None:
+        if self._root.state(name) != self._states[name]:
+            raise RequestError(
+                f"{self._root.where(name)} was changed while it was in use", "run the same command again"
+            )
+
+    def _expect_read(self) -> None:
+        if len(self._records) < len(set(self.files)):
+            raise RuntimeError("known only when all records were read")
 
 
 def read_annotations(settings: DatasetSettings) -> tuple[list[Clip], list[Rejection]]:
-    """All records of a dataset's annotation files, in order.
-
-    Ids come from content; a record that is there twice gets an id for each occurrence.
-
-    Raises:
-        RequestError: the data root or an annotation file is missing, or is not JSON.
-    """
-    root = Path(local(settings.data_root))
-    if not root.is_dir():
-        raise RequestError(
-            f"no such data root: {root}", "set data_root=... to the folder that holds the media"
-        )
+    """All records of a dataset at once, for small ones; see ``Annotations``."""
     clips: list[Clip] = []
     rejections: list[Rejection] = []
-    seen: Counter[str] = Counter()
-    for name in settings.annotations:
-        for source, record in _records(root, name):
-            content = fingerprint(settings.name, record)
-            seen[content] += 1
-            identifier = content if seen[content] == 1 else fingerprint(content, seen[content])
-            try:
-                clips.append(read_record(record, identifier, settings.name, source))
-            except ChatError as fault:
-                detail = f"{source}: {fault.detail}"
-                rejections.append(Rejection(identifier, "sample", fault.reason, detail))
+    for record in Annotations(settings):
+        if isinstance(record, Clip):
+            clips.append(record)
+        else:
+            rejections.append(record)
     return clips, rejections
 
 
@@ -68,28 +177,15 @@ def read_record(record: Any, identifier: str, dataset: str, source: str) -> Clip
 def _turn(turn: Any) -> Turn:
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise ChatError(Reason.BAD_RECORD, "a turn without a text 'value'")
-    if not _encodable(turn["value"]):
-        raise ChatError(Reason.BAD_RECORD, "a turn holds half a character (a lone surrogate)")
+    if "\0" in turn["value"] or not _encodable(turn["value"]):
+        raise ChatError(Reason.BAD_RECORD, "a turn holds NUL or half a character (a lone surrogate)")
     return Turn(str(turn.get("from")), turn["value"])
 
 
 def _encodable(text: str) -> bool:
     """Whether a text can be stored: JSON may spell lone surrogates, UTF-8 has no place for them."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _records(root: Path, name: str) -> Iterator[tuple[str, Any]]:
-    file = root / name
     try:
-        data = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        near = [p.relative_to(root).as_posix() for p in root.glob("*/*.json")]
-        raise RequestError(f"no such annotation file: {file}", nearest(name, near) if near else "") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise RequestError(f"{file} is not JSON: {fault}") from None
-    except OSError as fault:
-        raise RequestError(f"cannot read {file}: {fault.strerror}") from None
-    if not isinstance(data, list):
-        raise RequestError(f"{file} does not hold one JSON array of records")
-    for position, record in enumerate(data):
-        yield f"{name}#{position}", record
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

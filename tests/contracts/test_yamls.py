@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from raypipe import benchmark as benchmarks
+from raypipe.prepare.read import Annotations
 from raypipe.settings import DatasetSettings, EvaluateSettings, Settings, StageSettings, identity, load
 
 REPO = Path(__file__).parents[2]
@@ -37,6 +38,23 @@ def test_a_dataset_says_where_it_is_from_and_is_named_like_its_file(path: Path) 
     assert dataset.name == path.stem
     assert dataset.source
     assert dataset.licence
+    assert dataset.fetch
+
+
+@pytest.mark.parametrize("path", DATASETS, ids=lambda p: p.name)
+def test_a_dataset_can_be_read_once_its_files_are_there(path: Path, tmp_path: Path) -> None:
+    dataset = load(DatasetSettings, path, [f"data_root={tmp_path}"])
+    for name in dataset.annotations:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("[]")
+    assert list(Annotations(dataset)) == []
+
+
+def test_the_datasets_of_the_reference_have_its_file_names() -> None:
+    named = {n for p in DATASETS for n in load(DatasetSettings, p).annotations if "demo" not in p.name}
+    stage_1 = {"pt_json/llava_image_.json", "pt_json/valley_.json"}
+    stage_2 = {f"ft_json/{n}.json" for n in ("llava_image_tune_", "videochatgpt_tune_", "nlp_tune")}
+    assert named == stage_1 | stage_2 | {"ft_json/VideoInstruct100K.json"}
 
 
 @pytest.mark.parametrize("name", REAL_STAGES)
