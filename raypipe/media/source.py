@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -272,10 +273,12 @@ def _check_same(file: Path, before: os.stat_result) -> None:
 
 
 def _check(found: State, planned: State | None) -> None:
-    if planned and (found.size, found.stamp) != (planned.size, planned.stamp or found.stamp):
-        detail = f"{found.size} bytes, {planned.size} were planned"
-        if found.size == planned.size:
-            detail = f"changed after the plan was made ({found.stamp}, {planned.stamp} was planned)"
+    if planned is None:
+        return
+    if found.size != planned.size:
+        raise MediumError(Reason.MEDIA_CHANGED, f"{found.size} bytes, {planned.size} were planned")
+    if found.stamp and planned.stamp and found.stamp != planned.stamp:
+        detail = f"changed after the plan was made ({found.stamp}, {planned.stamp} was planned)"
         raise MediumError(Reason.MEDIA_CHANGED, detail)
 
 
@@ -319,7 +322,10 @@ def _local_state(status: os.stat_result) -> State:
 
 def _remote_state(row: dict[str, Any]) -> State:
     stamps = (row.get(name) for name in ("ETag", "etag", "LastModified", "mtime", "created"))
-    return State(int(row["size"] or 0), next((str(s).strip('"') for s in stamps if s), ""))
+    stamp = next((s for s in stamps if s), "")
+    if isinstance(stamp, datetime):  # some storages give one time as a number in listings and so elsewhere
+        stamp = stamp.timestamp()
+    return State(int(row["size"] or 0), str(stamp).strip('"'))
 
 
 def _chain(fault: BaseException | None) -> Iterator[BaseException]:
