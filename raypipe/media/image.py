@@ -1,10 +1,10 @@
 """An image file -> RGB pixels, and its stored frame.
 
 Refused beyond what PIL refuses: a PNG whose checksums are wrong or that ends early, and a JPEG in which
-a second decoder finds damage. PIL shows grey or shifted blocks without a word; measured over 640x480
-pictures, the other one finds every lost, inserted or zeroed stretch of 4 KiB, a third to all of 40 to
-512 bytes, and few single flipped bits, for half of PIL's own time. JPEG has no checksum: the rest is
-beyond any decoder.
+a second decoder finds damage, for PIL shows grey or shifted blocks without a word. The second look costs
+half of PIL's own time. Measured over photographs and grain, it finds 83-100 % of the pictures that lost 300
+bytes, 35-100 % of those with 4 KiB of zeros, and 2-45 % of those with one wrong bit. JPEG has no checksum:
+the rest is beyond any decoder.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def _check_png(file: Path) -> None:
                 if not piece:
                     raise MediumError(Reason.MEDIA_UNREADABLE, "the PNG ends before its end mark")
                 found, left = zlib.crc32(piece, found), left - len(piece)
-            if data.read(4) != found.to_bytes(4, "big"):
+            checksum = data.read(4)
+            if len(checksum) < 4:
+                raise MediumError(Reason.MEDIA_UNREADABLE, "the PNG ends before its end mark")
+            if checksum != found.to_bytes(4, "big"):
                 name = kind.decode("ascii", "replace")
                 raise MediumError(Reason.FRAMES_DAMAGED, f"the checksum of a PNG chunk {name!r} is wrong")
 

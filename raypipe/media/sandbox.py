@@ -42,6 +42,7 @@ START_S = 60.0  # a child that does not come up within this is the machine's fau
 GRACE_S = 5.0  # after the time limit, until a child ends by itself because nobody ended it
 MOST_MEDIA = 2000  # of one child, for decoders leak
 MOST_RSS_MIB = 768  # of a child between two media
+MOST_REPLY = 1 << 31  # bytes
 
 _HEADER = struct.Struct(">I")
 _SECRET = re.compile(r"^AWS_|TOKEN|SECRET|PASSW|CREDENTIAL|_KEY(_|$)|^KEY$|_PAT$", re.IGNORECASE)
@@ -176,7 +177,7 @@ class Sandbox:
                 child.stdin.write(_HEADER.pack(len(message)) + message)  # type: ignore[union-attr]
                 child.stdin.flush()  # type: ignore[union-attr]
             size = _HEADER.unpack(self._read(child.stdout, _HEADER.size, deadline))[0]
-            if size > self.limits.memory_mib << 20:
+            if size > MOST_REPLY:
                 raise ChildDied(Reason.DECODER_CRASHED, f"the decoder announced {size} bytes")
             reply = json.loads(self._read(child.stdout, size, deadline))
         except (BrokenPipeError, ConnectionResetError):
