@@ -40,9 +40,9 @@ def encode_blocks(table: pa.Table, metadata: dict[str, str] | None = None, batch
     blocks = []
     with pa.ipc.new_file(sink, table.schema) as writer:
         for part in table.combine_chunks().to_batches(max_chunksize=batch):
-            start = sink.tell()
             writer.write_batch(part)
-            blocks.append((start, sink.tell() - start))
+            length = pa.ipc.get_record_batch_size(part)
+            blocks.append((sink.tell() - length, length))  # the writer puts the schema before the first one
     return Encoded(sink.getvalue(), tuple(blocks))
 
 
