@@ -20,6 +20,7 @@ from raypipe.media.source import MediaRoot, State
 from raypipe.records import Medium, MediumKind, Reason
 from raypipe.settings import Rendition, Sampling
 
+
 @dataclass(frozen=True)
 class DecodeRequest:
     """One medium to decode: where it lies below which root, and how it is to be sampled and stored.

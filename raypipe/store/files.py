@@ -98,17 +98,6 @@ class Store:
             raise ValueError(f"not a range: {offset}, {length}")
         return self._files.range(self.path(name), offset, length)
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """``length`` bytes of a file from ``offset`` on, in one read; fewer where the file ends before.
-
-        Raises:
-            FileNotFoundError: no such name.
-        """
-        if self.is_local:
-            with open(self.path(name), "rb") as file:
-                return os.pread(file.fileno(), length, offset)
-        return self._fs.cat_file(self.path(name), start=offset, end=offset + length)
-
     def sha256(self, name: str) -> str:
         """The hash of a file, without holding it in memory."""
         return self.measure(name)[1]

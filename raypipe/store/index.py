@@ -211,7 +211,7 @@ class MediaReader:
                     raise ValueError("the index leads behind its end")
                 found = pa.ipc.read_record_batch(data.slice(offset, length), MEDIA_SCHEMA)
             else:
-                data = pa.py_buffer(self.store.read_range(place.shard, offset, length))
+                data = pa.py_buffer(self.store.range(place.shard, offset, length))
                 found = pa.ipc.read_record_batch(data, MEDIA_SCHEMA)
         except FileNotFoundError:
             name = f"{self.store.root}/{place.shard}"
