@@ -94,16 +94,25 @@ class Example:
 
 
 class Examples:
-    """Samples -> Examples for one model."""
+    """Samples -> Examples for one model.
 
-    def __init__(self, mixture: Mixture, chat: ChatEncoder, side: int, aspect: str, max_tokens: int) -> None:
-        self.mixture, self.chat, self.side, self.aspect, self.max_tokens = (
-            mixture,
-            chat,
-            side,
-            aspect,
-            max_tokens,
-        )
+    Args:
+        side: of the model's pictures in pixels.
+        aspect: of images, "pad" or "square".
+        frames: how many of a video the model takes; None: any number.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        chat: ChatEncoder,
+        side: int,
+        aspect: str,
+        max_tokens: int,
+        frames: int | None = None,
+    ) -> None:
+        self.mixture, self.chat, self.side, self.aspect = mixture, chat, side, aspect
+        self.max_tokens, self.frames = max_tokens, frames
         self.cut = 0  # samples over the length limit so far: cut on the right, as the reference does
 
     def __getitem__(self, number: int) -> Example:
@@ -112,6 +121,12 @@ class Examples:
         if len(encoded.ids) > self.max_tokens:
             encoded = self._shorten(sample, encoded)
         rows = self.mixture.media(number)
+        for kind, row in zip(sample.kinds, rows, strict=True):
+            if kind is MediumKind.VIDEO and self.frames not in (None, len(row["frames"])):
+                raise RequestError(
+                    f"sample {sample.id}: {len(row['frames'])} frames for a model that takes {self.frames}",
+                    f"prepare with sampling.policy=uniform sampling.frames={self.frames}",
+                )
         pixels = tuple(
             (kind, frames_uint8(row["frames"], kind, self.side, self.aspect))
             for kind, row in zip(sample.kinds, rows, strict=True)

@@ -88,9 +88,9 @@ def train_on_rank(plan: StagePlan, settings: StageSettings, worker: Worker, chec
     with checkpoints.newest() as folder:
         if folder is not None:
             first = int(ds.load_state(engine, folder)["step"])
-    examples = Examples(
-        mixture, loaded.chat(settings.template), loaded.side, settings.image_aspect, settings.max_tokens
-    )
+    frames = loaded.family.frames(loaded.model.config)
+    chat = loaded.chat(settings.template)
+    examples = Examples(mixture, chat, loaded.side, settings.image_aspect, settings.max_tokens, frames)
     lengths = mixture.lengths() if settings.group_by_length else None
     order = Order(len(mixture), settings.global_batch, settings.seed, lengths)
 

@@ -127,3 +127,11 @@ def test_batches_are_made_ahead_in_order_and_faults_come_through():
     with pytest.raises(DamageError):
         ahead.take()
     ahead.close()
+
+
+def test_a_model_of_eight_frames_takes_no_other_number(mixture, loaded):
+    taking = {n: Examples(mixture, loaded.chat("v1"), 48, "square", 1024, frames=n) for n in (8, 4)}
+    assert taking[8][0].pixels
+    assert taking[4][4].pixels  # an image
+    with pytest.raises(RequestError, match="8 frames for a model that takes 4"):
+        taking[4][0]
