@@ -25,6 +25,7 @@ FLAGS = ("json", "debug", "help", "version")
 VERBS = {
     "demo": ("[--out DIR]", "the whole platform on clips it draws itself; no network, key or GPU"),
     "prepare": ("DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
+    "plan": ("DATASET.yaml [key=value ...]", "what prepare would do, take and write; starts nothing"),
     "train": ("STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
     "evaluate": (
         "[yaml] --model M [--model-base B] --benchmarks all|a,b --eval-root DIR --out RUN",

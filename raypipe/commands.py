@@ -16,6 +16,7 @@ from raypipe.settings import (
     build,
     load,
     local,
+    read_yaml,
 )
 from raypipe.terminal import Step
 
@@ -43,11 +44,23 @@ def prepare(request: Request) -> int:
     _draw_if_asked(settings)
     with connected(quiet=True, dashboard=_dashboard()), Step(f"prepare {settings.name}") as step:
         try:
-            totals = run(settings, progress=step.count("units"))
+            totals = run(settings, progress=step.lines)
         except BudgetError as fault:
             _show_totals(settings, fault.result, request.json)
             raise
     _show_totals(settings, totals, request.json)
+    return 0
+
+
+def plan(request: Request) -> int:
+    from raypipe.prepare.estimate import estimate, render
+
+    file = request.yaml()
+    if {"mixture", "benchmarks", "eval_root"} & read_yaml(Path(str(file)).expanduser()).keys():
+        raise RequestError(f"plan knows dataset yamls, {file} is another kind", "see datasets/ for examples")
+    settings = load(DatasetSettings, file, request.settings)
+    result = estimate(settings)
+    show(result, render(result), request.json)
     return 0
 
 
@@ -260,7 +273,7 @@ def _prepare_first(settings: StageSettings) -> StageSettings:
             dataset = load(DatasetSettings, part.data)
             _draw_if_asked(dataset)
             with Step(f"prepare {dataset.name}") as step:
-                run(dataset, progress=step.count("units"))
+                run(dataset, progress=step.lines)
             part = part.model_copy(update={"data": dataset.out})
         parts.append(part)
     return settings.model_copy(update={"mixture": parts})

@@ -229,8 +229,8 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
-# Sorted by key. ``offset`` and ``length`` are the bytes of the record batch in the shard, so that a row is one
-# ranged read; ``what`` is "medium" or "sample".
+# Sorted by key. ``offset`` and ``length`` are the bytes of the record batch in the shard, so that a row is
+# one ranged read; ``what`` is "medium" or "sample".
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),

@@ -257,7 +257,7 @@ def load(kind: type[S], path: str | Path | None, overrides: list[str] | None = N
     """
     data: Any = {}
     if path is not None:
-        data = _read_yaml(Path(path).expanduser())
+        data = read_yaml(Path(path).expanduser())
     for item in overrides or []:
         name, sep, text = item.partition("=")
         if not sep:
@@ -325,7 +325,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The plain data of a settings file.
+
+    Raises:
+        RequestError: missing, unreadable, or not a yaml mapping.
+    """
     try:
         data = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a safe loader
     except FileNotFoundError:

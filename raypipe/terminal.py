@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Protocol, TextIO
 
 QUIET_S = 30.0
+
+
+class Line(Protocol):
+    """Something that can say in one line how far it is."""
+
+    def line(self) -> str: ...
 
 
 class Step:
     """One step of work: its title, how far it is, how long it took. Writes to stderr.
 
-    Use as a context manager; ``update`` may be called as often as one likes.
+    Use as a context manager; ``note`` may be called as often as one likes. Away from a terminal the last note
+    is written again every ``every_s``, so that a log shows that the work goes on.
     """
 
     def __init__(self, title: str, every_s: float = QUIET_S, out: TextIO | None = None) -> None:
@@ -21,12 +29,16 @@ class Step:
         self._live = self._out.isatty()
         self._started = self._shown = time.monotonic()
         self._last = ""
+        self._over = threading.Event()
 
     def __enter__(self) -> Step:
         self._write(f"{self._title} ...")
+        if not self._live:
+            threading.Thread(target=self._repeat, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
+        self._over.set()
         if kind is None:
             took = f"{time.monotonic() - self._started:.1f} s"
             self._write(f"{self._title}: {self._last + ', ' if self._last else ''}{took}", final=True)
@@ -52,6 +64,10 @@ class Step:
 
         return tell
 
+    def lines(self, state: Line) -> None:
+        """Shows what tells its own line."""
+        self.note(state.line())
+
     def training(self, row: dict[str, float]) -> None:
         """Shows a row of metrics.jsonl."""
         speed = row["tokens"] / row["step_s"] if row["step_s"] else 0.0
@@ -60,6 +76,14 @@ class Step:
             f"step {row['step']:.0f}/{row['steps']:.0f}, loss {row['loss']:.4f}, rate {row['lr']:.2e}, "
             f"{speed:,.0f} tokens/s, data wait {waits:.0f} %"
         )
+
+    def _repeat(self) -> None:
+        while not self._over.wait(self._every):
+            now = time.monotonic()
+            if now - self._shown >= self._every:
+                self._shown = now
+                took = f"{now - self._started:.0f} s so far"
+                self._write(f"{self._title}: {self._last + ', ' if self._last else ''}{took}")
 
     def _write(self, text: str, final: bool = False) -> None:
         if self._live:

@@ -66,7 +66,7 @@ def _prepare(root: Path) -> None:
 
     for name in STAGES:
         with Step(f"2/6 prepare {name}", every_s=5) as step:
-            totals = prepare(config.dataset(root, name), progress=step.count("units"))
+            totals = prepare(config.dataset(root, name), progress=step.lines)
             step.note(f"{totals['ok']} samples, {totals['media_ok']} media, {totals['frames']} frames")
 
 

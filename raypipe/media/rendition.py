@@ -28,7 +28,7 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def store_frame(picture: Image.Image, rendition: Rendition) -> bytes:
-    """An RGB picture as stored bytes: JPEG, or PNG where the rendition is lossless."""
+    """An RGB picture as stored bytes: scaled, as JPEG, or as PNG where the rendition is lossless."""
     size = scaled_size(*picture.size, rendition.short_side)
     if size != picture.size:
         picture = picture.resize(size, _FILTERS[rendition.filter])
@@ -42,7 +42,10 @@ def store_frame(picture: Image.Image, rendition: Rendition) -> bytes:
 
 
 def load_frame(data: bytes) -> np.ndarray:
-    """Stored bytes back as a uint8 array [height, width, 3]."""
+    """Stored bytes back as a uint8 array [height, width, 3], RGB.
+
+    Takes any JPEG or PNG, because an image may be stored as the file that it was (see image.py).
+    """
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 

@@ -1,4 +1,4 @@
-"""Which frames of a video are kept: pure functions from a frame count to positions."""
+"""Which frames of a video are kept: pure functions from counts and times to positions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,55 @@ def positions(count: int, sampling: Sampling) -> tuple[int, ...]:
     """
     if count < 1:
         raise ValueError("a video without frames has no positions")
+    if sampling.policy not in ("uniform", "midpoint"):
+        raise ValueError(f"{sampling.policy} needs the times of the frames")
     if sampling.policy == "uniform":
         chosen = np.linspace(0, count - 1, sampling.frames).astype(int)
     else:
         chosen = ((np.arange(sampling.frames) + 0.5) * count / sampling.frames).astype(int)
     return tuple(int(i) for i in np.clip(chosen, 0, count - 1))
+
+
+def choose(times: np.ndarray, keys: np.ndarray, sampling: Sampling) -> tuple[int, ...]:
+    """The positions kept by any policy.
+
+    ``fps`` takes the frame on show at each instant k / fps after the first frame, up to the time of the last
+    frame; a frame on show at several instants is kept once. More than ``max_frames`` of them, or fewer than
+    ``min_frames``, and so many instants are spread evenly over the clip instead, first and last included; only for
+    ``min_frames`` may a frame repeat. ``keyframes`` takes the frames that stand by themselves; more
+    than ``max_frames`` are thinned evenly, the first and the last kept.
+
+    Args:
+        times: float64 [frames], seconds, rising, in presentation order.
+        keys: bool [frames], True where decoding can start.
+
+    >>> choose(np.array([0.0, 0.4, 1.0, 1.9, 3.1]), np.ones(5, bool), Sampling(policy="fps", fps=1))
+    (0, 2, 3, 3)
+    """
+    if sampling.policy in ("uniform", "midpoint"):
+        return positions(len(times), sampling)
+    if len(times) < 1:
+        raise ValueError("a video without frames has no positions")
+    if sampling.policy == "keyframes":
+        chosen = np.flatnonzero(keys)
+        chosen = chosen if len(chosen) else np.zeros(1, int)
+        if len(chosen) > sampling.max_frames:
+            chosen = chosen[np.linspace(0, len(chosen) - 1, sampling.max_frames).round().astype(int)]
+        return tuple(int(i) for i in chosen)
+    return tuple(int(i) for i in _at_rate(np.asarray(times, float) - times[0], sampling))
+
+
+def _at_rate(times: np.ndarray, sampling: Sampling) -> np.ndarray:
+    span = times[-1]
+    instants = np.arange(int(min(span * sampling.fps + 1e-6, 1e7)) + 1) / sampling.fps
+    chosen = np.unique(_on_show(times, instants))
+    if len(chosen) > sampling.max_frames:
+        return np.unique(_on_show(times, np.linspace(0, span, sampling.max_frames)))
+    if len(chosen) < sampling.min_frames:
+        return _on_show(times, np.linspace(0, span, sampling.min_frames))
+    return chosen
+
+
+def _on_show(times: np.ndarray, instants: np.ndarray) -> np.ndarray:
+    """The last frame whose time is not after the instant (to a microsecond: times are rounded fractions)."""
+    return np.clip(np.searchsorted(times, instants + 1e-6, side="right") - 1, 0, len(times) - 1)

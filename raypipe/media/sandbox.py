@@ -1,33 +1,51 @@
 """Decoding in a child process that can be killed.
 
 A decoder that hangs, crashes or eats memory takes its child with it, not the job. The child stays
-for many media (its start costs a quarter of a second) and is replaced when it dies. A medium that
-kills it on every try becomes a Rejection.
+for many media (its start costs a third of a second) and is replaced when it dies or has grown. A medium
+that kills it on every try becomes a Rejection.
 
 The two sides speak over pipes: a header of 4 bytes (length) and a JSON object with base64 frames,
-so that nothing from a hostile file is ever unpickled.
+so that nothing from a hostile file is ever unpickled. What is not such an answer counts as a crash.
+The child sees local files only: media of a remote root are fetched here, and no secret of the
+environment is handed on.
 """
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
+import itertools
 import json
 import os
+import re
 import resource
 import select
+import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from raypipe.media.decode import DecodeRequest, MediumError, decode
+from raypipe.errors import ServiceError
+from raypipe.media.decode import DecodeRequest, decode
+from raypipe.media.fault import MediumError
+from raypipe.media.fetch import near_media
 from raypipe.records import Medium, MediumKind, Reason, Rejection
 from raypipe.settings import DecodeLimits, Rendition, Sampling
 
+START_S = 60.0  # a child that does not come up within this is the machine's fault, not the medium's
+GRACE_S = 5.0  # after the time limit, until a child ends by itself because nobody ended it
+MOST_MEDIA = 2000  # of one child, for decoders leak
+MOST_RSS_MIB = 768  # of a child between two media
+MOST_REPLY = 1 << 31  # bytes
+
 _HEADER = struct.Struct(">I")
+_SECRET = re.compile(r"^AWS_|TOKEN|SECRET|PASSW|CREDENTIAL|_KEY(_|$)|^KEY$|_PAT$", re.IGNORECASE)
 
 
 class ChildDied(Exception):
@@ -39,11 +57,18 @@ class ChildDied(Exception):
 
 
 class Sandbox:
-    """Decodes media in a child process under limits; use as a context manager."""
+    """Decodes media in a child process under limits; use as a context manager.
+
+    Threads may share one: their media are decoded one after another.
+    """
 
     def __init__(self, limits: DecodeLimits) -> None:
         self.limits = limits
         self._child: subprocess.Popen[bytes] | None = None
+        self._owner = 0  # the process that started the child
+        self._served = 0  # media of this child
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -52,127 +77,287 @@ class Sandbox:
         self.close()
 
     def decode(self, request: DecodeRequest) -> Medium | Rejection:
-        """One medium, or the reason why not; never raises for what is wrong with the file."""
-        fault: ChildDied | None = None
-        for _ in range(self.limits.tries):
-            try:
-                reply = self._ask(request)
-            except ChildDied as died:
-                fault = died
-                self.close()
-                continue
-            if "medium" in reply:
-                return _unpack(reply["medium"])
-            return self._rejection(request, Reason(reply["reason"]), reply["detail"])
-        if fault is None:
-            raise RuntimeError("a sandbox needs at least one try")
-        return self._rejection(request, fault.reason, f"{fault.detail}, {self.limits.tries} tries")
+        """One medium, or the reason why not; never raises for what is wrong with the file.
+
+        Raises:
+            ServiceError: a remote storage fails, or no child can be started.
+        """
+        return next(self.decode_all([request]))
+
+    def decode_all(self, requests: Iterable[DecodeRequest]) -> Iterator[Medium | Rejection]:
+        """Decodes media in order; those of a remote root are fetched ahead while others are decoded.
+
+        Raises:
+            ServiceError: as ``decode``.
+        """
+        with contextlib.closing(near_media(requests)) as media:
+            for request, near in media:
+                if isinstance(near, MediumError):
+                    yield _rejection(request, near.reason, near.detail)
+                else:
+                    yield self._decode(request, near)
 
     def close(self) -> None:
         """Ends the child, whatever it is doing."""
         child, self._child = self._child, None
         if child is None:
             return
-        child.kill()
-        child.wait()
+        if self._owner == os.getpid():  # after a fork the child is another process's
+            child.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
         for pipe in (child.stdin, child.stdout):
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _rejection(self, request: DecodeRequest, reason: Reason, detail: str) -> Rejection:
-        return Rejection(request.key, "medium", reason, detail, request.path)
+    def _decode(self, request: DecodeRequest, near: DecodeRequest) -> Medium | Rejection:
+        """Decodes ``near``, the local place of ``request``."""
+        fault = ChildDied(Reason.DECODER_CRASHED, "not tried")
+        with self._lock:
+            for _ in range(self.limits.tries):
+                try:
+                    reply = self._ask(near)
+                    if reply.get("reason") == Reason.DECODER_MEMORY and self._served > 1:
+                        self.close()  # what earlier media left behind may have been the reason
+                        reply = self._ask(near)
+                    return self._read_reply(request, reply)
+                except ChildDied as died:
+                    fault = died
+                    self.close()
+        return _rejection(request, fault.reason, f"{fault.detail}, {self.limits.tries} tries")
+
+    def _read_reply(self, request: DecodeRequest, reply: dict[str, Any]) -> Medium | Rejection:
+        try:
+            if "medium" in reply:
+                medium = _unpack(request, reply["medium"])
+                if self._worn():
+                    self.close()
+                return medium
+            if "service" in reply:
+                raise ServiceError(*map(str, reply["service"]))
+            reason, detail = Reason(reply["reason"]), str(reply["detail"])
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            said = f"{type(fault).__name__}: {str(fault)[:80]}"
+            raise ChildDied(Reason.DECODER_CRASHED, f"the decoder gave no answer ({said})") from None
+        if reason is Reason.DECODER_MEMORY or self._worn():
+            self.close()
+        return _rejection(request, reason, detail)
+
+    def _worn(self) -> bool:
+        if self._served >= MOST_MEDIA or self._child is None:
+            return True
+        try:
+            with open(f"/proc/{self._child.pid}/statm") as status:
+                resident = int(status.read().split()[1]) * resource.getpagesize()
+        except (OSError, ValueError, IndexError):
+            return False  # no such file system, or the child has ended: the next request will show
+        return resident > MOST_RSS_MIB << 20
 
     def _ask(self, request: DecodeRequest) -> dict[str, Any]:
-        child = self._child or self._start()
-        if child.stdin is None or child.stdout is None:
-            raise RuntimeError("the decoding child has no pipes")
-        limits = {"memory_mib": self.limits.memory_mib}
-        message = json.dumps({**asdict(request), **_settings_of(request), **limits}).encode()
-        deadline = time.monotonic() + self.limits.timeout_s
+        child = self._ready()
+        number = next(self._numbers)
+        more = {"memory_mib": self.limits.memory_mib, "timeout_s": self.limits.timeout_s, "number": number}
+        message = json.dumps({**asdict(request), **_settings_of(request), **more}).encode()
+        self._served += 1
         try:
-            child.stdin.write(_HEADER.pack(len(message)) + message)
-            child.stdin.flush()
+            reply = self._exchange(child, message, time.monotonic() + self.limits.timeout_s)
+        except ChildDied:
+            raise
+        except BaseException:  # interrupted: the answer to come is not that to the next question
+            self.close()
+            raise
+        if reply.get("number") != number:
+            raise ChildDied(Reason.DECODER_CRASHED, "the decoder answered another question")
+        return reply
+
+    def _exchange(self, child: subprocess.Popen[bytes], message: bytes, deadline: float) -> dict[str, Any]:
+        try:
+            if message:
+                child.stdin.write(_HEADER.pack(len(message)) + message)  # type: ignore[union-attr]
+                child.stdin.flush()  # type: ignore[union-attr]
             size = _HEADER.unpack(self._read(child.stdout, _HEADER.size, deadline))[0]
-            return json.loads(self._read(child.stdout, size, deadline))
+            if size > MOST_REPLY:
+                raise ChildDied(Reason.DECODER_CRASHED, f"the decoder announced {size} bytes")
+            reply = json.loads(self._read(child.stdout, size, deadline))
         except (BrokenPipeError, ConnectionResetError):
-            raise ChildDied(Reason.DECODER_CRASHED, self._end_of(child)) from None
+            raise self._died(child) from None
+        except (ValueError, RecursionError):
+            raise ChildDied(Reason.DECODER_CRASHED, "the decoder's answer is not JSON") from None
+        if not isinstance(reply, dict):
+            raise ChildDied(Reason.DECODER_CRASHED, "the decoder's answer is no JSON object")
+        return reply
+
+    def _ready(self) -> subprocess.Popen[bytes]:
+        """The child, started if there is none; its start does not count against a medium's time."""
+        if self._child is not None and self._owner == os.getpid() and self._child.poll() is None:
+            return self._child
+        self.close()
+        fault: Exception | None = None
+        for _ in range(2):
+            try:
+                child = self._start()
+                self._owner, self._served = os.getpid(), 0
+                self._exchange(child, b"", time.monotonic() + START_S)
+                return child
+            except (ChildDied, OSError) as died:
+                fault = died
+                self.close()
+        raise ServiceError(
+            f"the decoding process does not start: {fault}",
+            f"run '{sys.executable} -m raypipe.media.sandbox' to see why; it needs memory and processes",
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # -I would hide an editable install under Ray's working_dir; the path is handed over instead.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "raypipe.media.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=_environment(),
         )
         return self._child
 
     def _read(self, pipe: BinaryIO | Any, size: int, deadline: float) -> bytes:
-        data = b""
+        data = bytearray()
+        waiter = select.poll()  # select() takes no file number above 1023
+        waiter.register(pipe, select.POLLIN)
         while len(data) < size:
             left = deadline - time.monotonic()
-            ready = select.select([pipe], [], [], max(0.0, left))[0]
-            if not ready:
+            if not waiter.poll(max(0.0, left) * 1000):
                 raise ChildDied(Reason.DECODER_TIMEOUT, f"no answer within {self.limits.timeout_s:g} s")
             piece = os.read(pipe.fileno(), min(1 << 20, size - len(data)))
             if not piece:
-                raise ChildDied(Reason.DECODER_CRASHED, self._end_of(self._child))
+                raise self._died(self._child)
             data += piece
-        return data
+        return bytes(data)
 
-    @staticmethod
-    def _end_of(child: subprocess.Popen[bytes] | None) -> str:
-        code = child.wait(timeout=10) if child else None
-        return f"the decoder ended by signal {-code}" if code and code < 0 else f"the decoder ended ({code})"
+    def _died(self, child: subprocess.Popen[bytes] | None) -> ChildDied:
+        try:
+            code = child.wait(timeout=10) if child else None
+        except subprocess.TimeoutExpired:
+            return ChildDied(Reason.DECODER_CRASHED, "the decoder closed its pipe")
+        if code == -signal.SIGALRM:  # its own alarm; this process was held up for longer than the limit
+            return ChildDied(Reason.DECODER_TIMEOUT, f"no answer within {self.limits.timeout_s:g} s")
+        said = f"by signal {-code}" if code and code < 0 else f"({code})"
+        return ChildDied(Reason.DECODER_CRASHED, f"the decoder ended {said}")
+
+
+_shared: dict[DecodeLimits, Sandbox] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_sandbox(limits: DecodeLimits) -> Sandbox:
+    """The sandbox of this process for these limits: one child for many units, ended with the process."""
+    with _shared_lock:
+        return _shared.setdefault(limits, Sandbox(limits))
+
+
+def _forget_shared() -> None:
+    """In a forked process: the children of the other one are not ours to speak to."""
+    global _shared_lock
+    _shared.clear()
+    _shared_lock = threading.Lock()
+
+
+def _close_shared() -> None:
+    for sandbox in list(_shared.values()):
+        sandbox.close()
+
+
+os.register_at_fork(after_in_child=_forget_shared)
+atexit.register(_close_shared)
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without secrets, for a process that hostile files may take over."""
+    kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    # -I would hide an editable install under Ray's working_dir; the path is handed over instead.
+    return {**kept, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def _rejection(request: DecodeRequest, reason: Reason, detail: str) -> Rejection:
+    return Rejection(request.key, "medium", reason, detail, request.path)
 
 
 def _settings_of(request: DecodeRequest) -> dict[str, Any]:
     return {"sampling": request.sampling.model_dump(), "rendition": request.rendition.model_dump()}
 
 
-def _unpack(row: dict[str, Any]) -> Medium:
-    return Medium(
-        **{
-            **row,
-            "kind": MediumKind(row["kind"]),
-            "frames": tuple(base64.b64decode(f) for f in row["frames"]),
-            **{k: tuple(row[k]) for k in ("pts_s", "frame_index", "evidence")},
-        }
+def _unpack(request: DecodeRequest, row: dict[str, Any]) -> Medium:
+    """A medium from the child's answer; names come from the request, and nothing is believed unseen."""
+    medium = Medium(
+        key=request.key,
+        kind=request.kind,
+        path=request.path,
+        sha256=str(row["sha256"]),
+        frames=tuple(base64.b64decode(f, validate=True) for f in row["frames"]),
+        pts_s=tuple(float(t) for t in row["pts_s"]),
+        frame_index=tuple(int(p) for p in row["frame_index"]),
+        evidence=tuple(str(e) for e in row["evidence"]),
+        width=int(row["width"]),
+        height=int(row["height"]),
+        phash=str(row["phash"]),
     )
+    count = len(medium.frames)
+    if not count or {len(medium.pts_s), len(medium.frame_index), len(medium.evidence)} != {count}:
+        raise ValueError("a medium whose lists do not match")
+    return medium
 
 
-def _answer(message: dict[str, Any]) -> dict[str, Any]:
-    request = DecodeRequest(
-        **{
-            **message,
-            "kind": MediumKind(message["kind"]),
-            "sampling": Sampling(**message["sampling"]),
-            "rendition": Rendition(**message["rendition"]),
-        }
-    )
+def _answer(message: dict[str, Any]) -> bytes:
+    """What the child says to one request; nothing that a file makes a decoder raise ends the child."""
     try:
+        request = DecodeRequest(
+            **{
+                **message,
+                "kind": MediumKind(message["kind"]),
+                "sampling": Sampling(**message["sampling"]),
+                "rendition": Rendition(**message["rendition"]),
+            }
+        )
         medium = decode(request)
+        frames = [base64.b64encode(f).decode() for f in medium.frames]
+        return json.dumps({"medium": {**asdict(medium), "frames": frames}})[:-1].encode()
     except MediumError as fault:
-        return {"reason": fault.reason, "detail": fault.detail}
+        reply: dict[str, Any] = {"reason": fault.reason, "detail": fault.detail}
     except MemoryError:
-        return {"reason": Reason.DECODER_CRASHED, "detail": "out of the memory it is allowed"}
-    return {"medium": {**asdict(medium), "frames": [base64.b64encode(f).decode() for f in medium.frames]}}
+        reply = {"reason": Reason.DECODER_MEMORY, "detail": "it needs more memory than it is allowed"}
+    except ServiceError as fault:
+        reply = {"service": [fault.message, fault.remedy]}
+    except ImportError as fault:
+        said = f"the decoding process cannot import {fault.name or 'a decoder'}: {str(fault)[:200]}"
+        reply = {"service": [said, "install raypipe with its dependencies, or allow more limits.memory_mib"]}
+    except Exception as fault:
+        said = f"{type(fault).__name__}: {' '.join(str(fault).split())[:160]}"
+        reply = {"reason": Reason.MEDIA_UNREADABLE, "detail": said}
+    return json.dumps(reply)[:-1].encode()
 
 
 def _serve() -> None:
     """The child's side: one request after another until the pipe closes."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a decoder that prints must not write into the replies
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    files = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    _send(replies, b'{"ready": true}')
     while header := requests.read(_HEADER.size):
         message = json.loads(requests.read(_HEADER.unpack(header)[0]))
-        limit = message.pop("memory_mib") << 20
+        limit, number = message.pop("memory_mib") << 20, message.pop("number")
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-        reply = json.dumps(_answer(message)).encode()
-        replies.write(_HEADER.pack(len(reply)) + reply)
-        replies.flush()
+        # The end of a child that hangs in a decoder's code when its parent was killed.
+        signal.setitimer(signal.ITIMER_REAL, message.pop("timeout_s") + GRACE_S)
+        answer = _answer(message)
+        _send(replies, answer + b', "number": %d}' % number)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _send(replies: BinaryIO, data: bytes) -> None:
+    replies.write(_HEADER.pack(len(data)) + data)
+    replies.flush()
 
 
 if __name__ == "__main__":

@@ -1,37 +1,23 @@
 """Where the things of a run are: bytes under relative names, on local disk or any fsspec address.
 
 Every write is whole or not there. ``put_new`` is the only commit point of raypipe: it creates a
-name that did not exist, so of two writers exactly one wins.
+name that did not exist, so of two writers exactly one wins. What the disk or the service refuses
+ends in a ServiceError; a name that is not there in a FileNotFoundError, and in nothing else.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-import errno
 import hashlib
-import os
-import shutil
-import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
-import fsspec
-
-from raypipe.errors import ServiceError
 from raypipe.settings import local
+from raypipe.store.disk import Disk
 
-# A full or read-only disk, no permission, or a file where the store needs a folder (or the other way round).
-_REFUSED = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EISDIR,
-)
+PART_BYTES = 16 << 20  # what is read at a time of a file that is not held in memory
 
 
 class Store:
@@ -39,12 +25,22 @@ class Store:
 
     Args:
         root: a local folder (``~`` allowed) or an fsspec address such as ``s3://bucket/prefix``.
+
+    Raises:
+        ServiceError: from every method: the disk or the service refused, or did not answer after
+            several tries.
     """
 
     def __init__(self, root: str) -> None:
         self.root = local(str(root)).rstrip("/")
         self.is_local = "://" not in self.root
-        self._fs: Any = None if self.is_local else fsspec.core.url_to_fs(self.root)[0]
+        self._files: Any
+        if self.is_local:
+            self._files = Disk()
+        else:
+            from raypipe.store.objects import Objects
+
+            self._files = Objects(self.root)
 
     def __reduce__(self):
         return (Store, (self.root,))
@@ -58,42 +54,31 @@ class Store:
             raise ValueError(f"not a name inside the store: {name!r}")
         return f"{self.root}/{name}"
 
-    def put_new(self, name: str, data: bytes) -> bool:
-        """Creates a file whole; False, and nothing written, when the name exists already."""
-        if not self.is_local:
-            return self._put_remote(name, data)
-        with self._written(name, data) as temporary:
-            try:
-                os.link(temporary, self.path(name))
-            except FileExistsError:
-                return False
-        _sync_folder(Path(self.path(name)).parent)
-        return True
+    def put_new(self, name: str, data: bytes, *, ours: bool = False) -> bool:
+        """Creates a file whole; False, and nothing written, when the name exists already.
+
+        Args:
+            ours: nobody else ever puts these bytes (they hold a nonce). A file that is there with
+                exactly these bytes is then our own, written by a try whose reply was lost: True.
+                Without it such a file counts as somebody's, which is right for names made from content.
+        """
+        return bool(self._files.put_new(self.path(name), data, ours))
 
     def replace(self, name: str, data: bytes) -> None:
         """Writes a file whole, over an old one if there is one."""
-        if not self.is_local:
-            self._fs.pipe_file(self.path(name), data)
-            return
-        with self._written(name, data) as temporary:
-            os.replace(temporary, self.path(name))
-        _sync_folder(Path(self.path(name)).parent)
+        self._files.replace(self.path(name), data)
 
     def replace_from(self, name: str, source: Path) -> None:
         """Writes a file whole from another one, without holding it in memory."""
-        if not self.is_local:
-            self._fs.put_file(str(source), self.path(name))
-            return
-        with open(source, "rb") as data, self._written(name, data) as temporary:
-            os.replace(temporary, self.path(name))
-        _sync_folder(Path(self.path(name)).parent)
+        self._files.replace_from(self.path(name), source)
 
     def fetch(self, name: str, target: Path) -> None:
-        """Copies a file out of the store, without holding it in memory."""
-        if self.is_local:
-            shutil.copyfile(self.path(name), target)
-        else:
-            self._fs.get_file(self.path(name), str(target))
+        """Copies a file out of the store, without holding it in memory.
+
+        Raises:
+            FileNotFoundError: no such name.
+        """
+        self._files.fetch(self.path(name), target, self._parts(name))
 
     def read(self, name: str) -> bytes:
         """The bytes of a file.
@@ -101,82 +86,77 @@ class Store:
         Raises:
             FileNotFoundError: no such name.
         """
-        if self.is_local:
-            return Path(self.path(name)).read_bytes()
-        return self._fs.cat_file(self.path(name))
+        return self._files.read(self.path(name))
+
+    def range(self, name: str, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes from ``offset`` on, in one read; fewer at the end of the file.
+
+        Raises:
+            FileNotFoundError: no such name.
+        """
+        if offset < 0 or length < 0:
+            raise ValueError(f"not a range: {offset}, {length}")
+        return self._files.range(self.path(name), offset, length)
 
     def sha256(self, name: str) -> str:
         """The hash of a file, without holding it in memory."""
-        with self._fs.open(self.path(name), "rb") if self._fs else open(self.path(name), "rb") as data:
-            return hashlib.file_digest(data, "sha256").hexdigest()
+        return self.measure(name)[1]
+
+    def measure(self, name: str) -> tuple[int, str]:
+        """Size in bytes and SHA-256 of a file, read once and without holding it in memory.
+
+        Raises:
+            FileNotFoundError: no such name.
+        """
+        digest, size = hashlib.sha256(), 0
+        for part in self._parts(name):
+            digest.update(part)
+            size += len(part)
+        return size, digest.hexdigest()
 
     def exists(self, name: str) -> bool:
-        if self.is_local:
-            return os.path.isfile(self.path(name))
-        self._fs.invalidate_cache()
-        return bool(self._fs.isfile(self.path(name)))
+        return self._files.size(self.path(name)) is not None
 
     def size(self, name: str) -> int:
-        return os.path.getsize(self.path(name)) if self.is_local else int(self._fs.size(self.path(name)))
+        """Bytes.
 
-    def list(self, folder: str = "", suffix: str = "") -> list[str]:
+        Raises:
+            FileNotFoundError: no such name.
+        """
+        size = self._files.size(self.path(name))
+        if size is None:
+            raise FileNotFoundError(self.path(name))
+        return int(size)
+
+    def list(self, folder: str = "", suffix: str = "") -> builtins.list[str]:
         """The names below a folder (recursively), sorted; temporary files are not shown."""
-        top = self.path(folder) if folder else self.root
-        if self.is_local:
-            found = (p for p in Path(top).rglob("*") if p.is_file())
-            names = [p.relative_to(self.root).as_posix() for p in found]
-        else:
-            self._fs.invalidate_cache()
-            base = self._fs._strip_protocol(self.root).rstrip("/") + "/"
-            names = [p.removeprefix(base) for p in self._fs.find(top)]
+        names = self._files.names(self.root, self.path(folder) if folder else self.root)
         shown = (n for n in names if n.endswith(suffix) and not PurePosixPath(n).name.startswith("."))
         return sorted(shown)
 
     def delete(self, name: str) -> None:
         """Removes a file; a name that is not there is fine."""
         with contextlib.suppress(FileNotFoundError):
-            if self.is_local:
-                os.unlink(self.path(name))
-            else:
-                self._fs.rm_file(self.path(name))
+            self._files.delete(self.path(name))
 
-    @contextlib.contextmanager
-    def _written(self, name: str, data: bytes | BinaryIO):
-        """A synced temporary file beside its final place; gone at the end whatever happens."""
-        target = Path(self.path(name))
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
-                if isinstance(data, bytes):
-                    file.write(data)
-                else:
-                    shutil.copyfileobj(data, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-        except OSError as fault:
-            if fault.errno in _REFUSED:
-                raise ServiceError(
-                    f"cannot write {target}: {fault.strerror}", "free space there or name another out="
-                ) from fault
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+    def delete_many(self, names: Iterable[str]) -> None:
+        """Removes files, many with one request where the service can; missing ones are fine."""
+        self._files.delete_many([self.path(name) for name in names])
 
-    def _put_remote(self, name: str, data: bytes) -> bool:
-        # s3fs turns mode="create" into If-None-Match, the one conditional write S3 has.
-        try:
-            self._fs.pipe_file(self.path(name), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+    def sweep_temporary(self) -> int:
+        """Removes temporary files whose writers are dead; returns how many. Local disk only, else 0."""
+        return self._files.sweep(self.root) if self.is_local else 0
 
+    def _parts(self, name: str) -> Iterator[bytes]:
+        size = self.size(name)  # now, so that a missing file is said to be missing before anything is made
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        def parts() -> Iterator[bytes]:
+            offset = 0
+            while offset < size:
+                part = self.range(name, offset, min(PART_BYTES, size - offset))
+                if not part:  # it became shorter while it was read: its hash will say so
+                    return
+                offset += len(part)
+                yield part
+
+        return parts()

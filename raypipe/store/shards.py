@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +37,18 @@ def encode_blocks(table: pa.Table, metadata: dict[str, str] | None = None, batch
     """The same, with the place of each batch of ``batch`` rows: what an index needs."""
     if metadata:
         table = table.replace_schema_metadata({k: metadata[k] for k in sorted(metadata)})
+    return encode_batches(table.combine_chunks().to_batches(max_chunksize=batch), table.schema)
+
+
+def encode_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Encoded:
+    """The same, cut where the caller cut it."""
     sink = io.BytesIO()
     blocks = []
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        for part in table.combine_chunks().to_batches(max_chunksize=batch):
-            start = sink.tell()
+    with pa.ipc.new_file(sink, schema) as writer:
+        for part in batches:
             writer.write_batch(part)
-            blocks.append((start, sink.tell() - start))
+            length = pa.ipc.get_record_batch_size(part)  # the first write puts the schema before the batch
+            blocks.append((sink.tell() - length, length))
     return Encoded(sink.getvalue(), tuple(blocks))
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from raypipe.errors import DamageError, RequestError
+from raypipe.errors import RequestError
 from raypipe.model.pixels import frames_uint8, normalised
 from raypipe.model.splice import Batch
-from raypipe.records import INDEX_SCHEMA, MEDIA_SCHEMA, SAMPLE_SCHEMA, MediumKind, Sample, samples_of
+from raypipe.records import SAMPLE_SCHEMA, MediumKind, Sample, samples_of
+from raypipe.store.index import MediaReader
 from raypipe.store.run import Run
 from raypipe.store.shards import Shard
 from raypipe.text.chat import IGNORE, ChatEncoder, Encoded
@@ -69,9 +68,7 @@ class PreparedRun:
         names = [f["path"] for f in self.run.manifest["files"] if f["path"].startswith("samples/")]
         tables = [Shard(self.run.store, n, SAMPLE_SCHEMA).table() for n in names]
         self._samples: pa.Table = pa.concat_tables(tables) if tables else SAMPLE_SCHEMA.empty_table()
-        self._index = Shard(self.run.store, "index.arrow", INDEX_SCHEMA).table().combine_chunks()
-        self._keys: list[str] = self._index.column("key").to_pylist()  # sorted
-        self._shard = lru_cache(maxsize=256)(lambda name: Shard(self.run.store, name, MEDIA_SCHEMA))
+        self._media = MediaReader(self.run.store)
 
     def __len__(self) -> int:
         return self._samples.num_rows
@@ -83,13 +80,9 @@ class PreparedRun:
         """One media row.
 
         Raises:
-            DamageError: the index does not name it.
+            DamageError: the index does not name it, or its shard is damaged.
         """
-        place = bisect_left(self._keys, key)
-        if place == len(self._keys) or self._keys[place] != key:
-            raise DamageError(f"medium {key} is not in the index of {self.run.store.root}", "raypipe verify")
-        row = self._index.slice(place, 1).to_pylist()[0]
-        return self._shard(row["shard"]).row(row["batch"], row["row"])
+        return self._media.row(key)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def plan_stage(settings: StageSettings) -> StagePlan:
     if samples == 0:
         raise RequestError("the mixture holds no sample", "look at quarantine.jsonl of its prepare runs")
     facts = [m["facts"] for m in manifests if m["totals"]["media_ok"]] or [manifests[0]["facts"]]
-    if any(f != facts[0] for f in facts):
+    if any(f[name] != facts[0][name] for f in facts for name in ("sampling", "rendition")):
         raise RequestError(
             "the parts of the mixture were sampled or stored differently",
             "prepare them with the same sampling and rendition",

@@ -18,7 +18,7 @@ OPERATIONS = ("fsync", "link", "replace", "unlink")  # what the store asks of th
 
 @pytest.fixture(autouse=True)
 def _decode_here(monkeypatch):
-    monkeypatch.setattr(work, "Sandbox", NoSandbox)
+    monkeypatch.setattr(work, "shared_sandbox", NoSandbox)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 from raypipe.errors import BudgetError, RequestError
 from raypipe.prepare import work
 from raypipe.prepare.run import prepare
-from raypipe.prepare.work import decode_unit
 from raypipe.records import MEDIA_SCHEMA, SAMPLE_SCHEMA, Reason, samples_of
 from raypipe.settings import Sampling
 from raypipe.store.files import Store
@@ -22,7 +21,7 @@ from tests.support.prepared import NoSandbox, contents, dataset, one_by_one, pre
 
 @pytest.fixture(autouse=True)
 def _decode_here(monkeypatch):
-    monkeypatch.setattr(work, "Sandbox", NoSandbox)
+    monkeypatch.setattr(work, "shared_sandbox", NoSandbox)
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def decodes(monkeypatch) -> list[str]:
             seen.append(request.path)
             return super().decode(request)
 
-    monkeypatch.setattr(work, "Sandbox", Counting)
+    monkeypatch.setattr(work, "shared_sandbox", Counting)
     return seen
 
 
@@ -138,8 +137,8 @@ def test_a_torn_unit_record_is_done_again(root, tmp_path):
 
 
 def test_the_order_of_work_changes_nothing(root, tmp_path):
-    def backwards(units, store, settings, progress):
-        return [decode_unit(u, store, settings.limits) for u in reversed(units)]
+    def backwards(units, work):
+        return map(work, reversed(units))
 
     made = []
     for execute in (one_by_one, backwards, _two_processes):
@@ -151,12 +150,11 @@ def test_the_order_of_work_changes_nothing(root, tmp_path):
     assert made[0] == made[1] == made[2]
 
 
-def _two_processes(units, store, settings, progress):
+def _two_processes(units, work):
     import multiprocessing
 
-    jobs = [(u, store, settings.limits) for u in units]
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        return pool.starmap(decode_unit, jobs, chunksize=1)
+        return pool.map(work, units, chunksize=1)
 
 
 def test_a_wrong_request_leaves_no_folder_behind(tmp_path):

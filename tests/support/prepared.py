@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raypipe.media.decode import DecodeRequest, MediumError, decode
-from raypipe.prepare.plan import Unit
+from raypipe.prepare.held import Record
 from raypipe.prepare.run import prepare
-from raypipe.prepare.work import decode_unit
+from raypipe.prepare.units import UnitRef
+from raypipe.prepare.work import Work
 from raypipe.records import Medium, Rejection
 from raypipe.settings import DatasetSettings, DecodeLimits, Rendition
 from raypipe.store.files import Store
-from raypipe.store.run import Progress
+from raypipe.store.lease import FOLDER
 from tests.support.clips import data_root
 
 RENDITION = Rendition(short_side=32, codec="lossless")
@@ -31,11 +33,9 @@ def dataset(root: Path, out: Path, **more: Any) -> DatasetSettings:
     return DatasetSettings(**{**values, **more})
 
 
-def one_by_one(
-    units: list[Unit], store: Store, settings: DatasetSettings, progress: Progress | None
-) -> list[dict[str, Any]]:
+def one_by_one(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
     """The executor: unit after unit."""
-    return [decode_unit(unit, store, settings.limits) for unit in units]
+    return map(work, units)
 
 
 def prepared(root: Path, out: Path, **more: Any) -> dict[str, int]:
@@ -56,11 +56,8 @@ class NoSandbox:
     def __init__(self, limits: DecodeLimits) -> None:
         pass
 
-    def __enter__(self) -> NoSandbox:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
+    def decode_all(self, requests: Iterable[DecodeRequest]) -> Iterator[Medium | Rejection]:
+        return map(self.decode, requests)
 
     def decode(self, request: DecodeRequest) -> Medium | Rejection:
         try:
@@ -70,6 +67,6 @@ class NoSandbox:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """Every file of a run that is not temporary."""
+    """Every file of a run that is not temporary; who was at work on it when does not count."""
     store = Store(str(run))
-    return {name: store.read(name) for name in store.list()}
+    return {name: store.read(name) for name in store.list() if not name.startswith(f"{FOLDER}/")}

@@ -1,0 +1,87 @@
+"""What tells that a frame may be wrong: the decoder's own words, and the form of its input.
+
+The decoders of libav hide most damage: they log a line, fill the hole and return a frame. So every line that
+they log while a frame and all that it depends on is decoded counts as evidence against it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from av import logging
+
+# As strict as files of good encoders allow (docs/decisions/0005 names the corpus).
+STRICT = {"err_detect": "crccheck+bitstream+buffer+explode+careful+compliant+aggressive"}
+# dav1d checks the padding of every tile only so.
+STRICT_AV1 = {**STRICT, "strict": "strict"}
+
+_HARMLESS = re.compile(r"max_analyze_duration|Could not find codec parameters|deprecated pixel format")
+_SUSPICIOUS = re.compile(
+    r"invalid|corrupt|damag|missing|truncat|error|undecodable|over-?read|discard|broken|illegal|fail"
+    r"|conceal|mismatch|garbage|prematurely|unavailable|out of range|without|end of file|not enough|bad ",
+    re.IGNORECASE,
+)
+
+
+class Watch:
+    """Hears what libav logs in this thread while it is entered; use around calls, not around a yield."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[int, str, str]] = []
+
+    def __enter__(self) -> Watch:
+        self._before = logging.get_level(), logging.get_skip_repeated()
+        # A line that repeats the last one heard, be it of another file, would be swallowed.
+        logging.set_skip_repeated(False)
+        logging.set_level(logging.WARNING)
+        self._capture = logging.Capture()
+        self._lines = self._capture.__enter__()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._capture.__exit__(*exc)
+        logging.set_level(self._before[0])
+        logging.set_skip_repeated(self._before[1])
+
+    def fault(self, only: str = "") -> str | None:
+        """The first line heard since it was last entered that speaks of damage.
+
+        Args:
+            only: the name of the one part of libav that matters; all of them where empty.
+        """
+        for level, name, line in self._lines:
+            if only and name != only:
+                continue
+            if _HARMLESS.search(line):
+                continue
+            if level <= logging.ERROR or _SUSPICIOUS.search(line):
+                return f"{name}: {line.strip()[:160]}"
+        return None
+
+
+def too_large(line: str) -> bool:
+    """Whether a decoder refused a picture for its size."""
+    return "max pixel count" in line or "frame size limit" in line.lower()
+
+
+def illegal_nal(data: bytes, prefix: int) -> str | None:
+    """Why a packet of length-prefixed NAL units cannot be whole, or None.
+
+    The units must fill the packet exactly. Inside a unit no two zero bytes are followed by 0, 1 or 2: an
+    encoder puts a 3 between, so that a hole of zeros or a foreign start code shows.
+    """
+    place, size = 0, len(data)
+    while place < size:
+        begin = place + prefix
+        place = begin + int.from_bytes(data[place:begin], "big")
+        if begin >= size or place > size:
+            return "NAL units do not fill the packet"
+        end = place
+        while end > begin and data[end - 1] == 0:  # padding that some writers leave
+            end -= 1
+        zeros = data.find(b"\0\0", begin, end)
+        while zeros >= 0:
+            if zeros + 2 < end and data[zeros + 2] < 3:
+                return "a start code inside a NAL unit"
+            zeros = data.find(b"\0\0", zeros + 1, end)
+    return None

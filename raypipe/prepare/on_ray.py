@@ -1,0 +1,81 @@
+"""Units as Ray Data tasks, one CPU each, with the counters that the Ray dashboard shows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter as Counts
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from raypipe.cluster import unwrapped
+from raypipe.errors import ServiceError
+from raypipe.prepare.held import Record
+from raypipe.prepare.units import UnitRef
+from raypipe.prepare.work import Work
+from raypipe.store.files import Store
+
+ATTEMPTS = "attempts"
+TRIES = 4  # of a unit whose worker died; Ray Data itself would try for ever
+
+
+def on_ray(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
+    """Carries out units; yields their records as they come."""
+    import ray.data
+
+    def prepare_unit(row: dict[str, Any]) -> dict[str, Any]:
+        unit = UnitRef(**json.loads(row["unit"]))
+        note_attempt(work.store, unit.id)
+        record = work(unit)
+        _count(work.settings.name, record)
+        return {"record": json.dumps(record)}
+
+    for name in work.store.list(ATTEMPTS):
+        work.store.delete(name)
+    rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        prepare_unit, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=work.settings.concurrency)
+    )
+    with unwrapped("prepare"):
+        for row in dataset.iter_rows():
+            yield json.loads(row["record"])
+
+
+def note_attempt(store: Store, unit: str) -> None:
+    """Writes down that a unit is begun.
+
+    Raises:
+        ServiceError: it has ended its worker too often.
+    """
+    for number in range(TRIES):
+        if store.put_new(f"{ATTEMPTS}/{unit}-{number}", b""):
+            return
+    raise ServiceError(
+        f"the worker died {TRIES} times in unit {unit}, which is not the decoder's doing",
+        "see whether memory is short (ray list tasks, dmesg), then run the same command: it continues",
+    )
+
+
+def _count(dataset: str, record: Record) -> None:
+    """Adds a unit to the counters of this worker."""
+    media = Counts(r["reason"] for r in record["rejections"])
+    media["ok"] = len(record["keys"]) + len(record["aliases"])
+    told = [("media", count, {"outcome": outcome}) for outcome, count in media.items()]
+    told += [("frames", record["frames"], {}), ("bytes", record["source_bytes"], {})]
+    for name, count, tags in told:
+        if count:  # Ray refuses to add nothing
+            _counters()[name].inc(count, {"dataset": dataset, **tags})
+
+
+@cache
+def _counters() -> dict[str, Any]:
+    from ray.util.metrics import Counter
+
+    return {
+        "media": Counter(
+            "raypipe_prepare_media", "media prepared, by outcome (ok or the reason)", ("dataset", "outcome")
+        ),
+        "frames": Counter("raypipe_prepare_frames", "frames stored", ("dataset",)),
+        "bytes": Counter("raypipe_prepare_source_bytes", "bytes of media files read", ("dataset",)),
+    }
