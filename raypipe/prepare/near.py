@@ -104,5 +104,5 @@ def _names(where: str) -> list[str] | None:
             return names
         fs: Any = fsspec.core.url_to_fs(where)[0]
         return [str(e).rstrip("/").rpartition("/")[2] for e in fs.ls(where, detail=False)]
-    except (OSError, ValueError):
+    except Exception:  # whatever the storage says: a hint is not worth a failed run
         return None

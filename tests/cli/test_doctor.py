@@ -151,14 +151,21 @@ def test_a_data_root_on_s3(s3_root, tree, capsys):
 
     fs = fsspec.core.url_to_fs(s3_root)[0]
     fs.pipe_file(f"{s3_root}/text.json", json.dumps([{"conversations": talk("q", "a")}]).encode())
-    tree.dataset("text", None)
-    tree.dataset("gone", None)
+    fs.pipe_file(f"{s3_root}/clips.json", json.dumps(about("a/1.mp4", "a/2.mp4", "b/1.mp4")).encode())
+    fs.pipe_file(f"{s3_root}/a/1.mp4", b"x")
+    fs.pipe_file(f"{s3_root}/a/2.MP4", b"x")
+    for name in ("text", "clips", "gone"):
+        tree.dataset(name, None)
     code, result = doctor(capsys, "--data-root", s3_root, "--datasets", str(tree.yamls))
     assert code == 3
-    assert {r["name"]: (r["state"], r["records"]) for r in result["datasets"]} == {
+    rows = {r["name"]: r for r in result["datasets"]}
+    assert {name: (r["state"], r["records"]) for name, r in rows.items()} == {
         "text": ("ok", 1),
+        "clips": ("over budget", 3),
         "gone": ("no annotations", 0),
     }
+    assert (rows["clips"]["missing"], rows["clips"]["folders"]) == (2, {"a": True, "b": False})
+    assert [e["hint"] for e in rows["clips"]["examples"]] == ["did you mean 'a/2.MP4'?", "no folder 'b'"]
     assert doctor(capsys, "--data-root", f"{s3_root}/no", "--datasets", str(tree.yamls)) == (2, {})
 
 
@@ -212,7 +219,7 @@ def broken_decoder(monkeypatch, tmp_path):
 
 def broken_child(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    return "decode child", "child process"
+    return "decode child", "process"
 
 
 @pytest.mark.parametrize("breaks", [broken_token, broken_package, broken_decoder, broken_child])
