@@ -43,6 +43,10 @@ VERBS = {
     ),
     "ask": ('--model M [--model-base B] FILE "question"', "one answer about one image or video"),
     "verify": ("RUN", "prove a run: every input in exactly one place, every hash right"),
+    "doctor": (
+        "[--data-root DIR [--datasets DIR]] [--out ADDRESS]",
+        "check this machine, or a data root against the datasets; each finding with its fix",
+    ),
     "benchmarks": ("", "list the benchmarks"),
     "merge": ("--adapter RUN --model-base B --out DIR", "merge a LoRA adapter into its base"),
 }

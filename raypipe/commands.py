@@ -218,6 +218,21 @@ def verify(request: Request) -> int:
     return 0
 
 
+def doctor(request: Request) -> int:
+    from raypipe.doctor.run import doctor as run
+
+    options = ["data_root", "datasets", "out"]
+    root, datasets, out = (request.take(name) for name in options)
+    request.nothing_left("doctor", options)
+    if request.words:
+        raise RequestError(f"doctor takes no word '{request.words[0]}'", "raypipe doctor [--data-root DIR]")
+    if datasets and not root:
+        raise RequestError("--datasets is of use with --data-root only", "name the tree: --data-root DIR")
+    code, result, text = run(root, datasets, out)
+    show(result, text, request.json)
+    return code
+
+
 def benchmarks(request: Request) -> int:
     from raypipe import benchmark
 

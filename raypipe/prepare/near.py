@@ -53,20 +53,28 @@ def forget() -> None:
 
 
 def _say(root: str, above: str, part: str, folder: _Folder, path: PurePosixPath) -> str:
-    meant = _like(part, folder)
-    rest = path.parts[len(PurePosixPath(above).parts) + 1 :]
-    if meant:
-        return f"did you mean '{'/'.join([*PurePosixPath(above).parts, meant, *rest])}'?"
+    before = PurePosixPath(above).parts
+    rest = path.parts[len(before) + 1 :]
+    meant = _like(part, folder, file=not rest)
+    full = "/".join([*before, meant, *rest])
+    if meant and (not rest or _is_there(root, full)):
+        return f"did you mean '{full}'?"
     if not rest:
         return ""
     if not above and part == root.rpartition("/")[2]:
         return f"no folder '{part}' in {root}: data_root may be one folder too deep"
-    return f"no folder '{f'{above}/{part}' if above else part}'"
+    return f"no folder '{'/'.join([*before, part])}'"
 
 
-def _like(name: str, folder: _Folder) -> str:
+def _is_there(root: str, path: str) -> bool:
+    above, _, name = path.rpartition("/")
+    folder = _list(root, above)
+    return folder is not None and name in folder.have
+
+
+def _like(name: str, folder: _Folder, file: bool) -> str:
     small = name.lower()
-    found = folder.small.get(small) or folder.stems.get(PurePosixPath(small).stem)
+    found = folder.small.get(small) or (folder.stems.get(PurePosixPath(small).stem) if file else None)
     if found is None and len(folder.names) <= MAX_COMPARED:
         found = next(iter(difflib.get_close_matches(name, folder.names, n=1, cutoff=0.85)), None)
     return found if found and found != name else ""
@@ -96,5 +104,5 @@ def _names(where: str) -> list[str] | None:
             return names
         fs: Any = fsspec.core.url_to_fs(where)[0]
         return [str(e).rstrip("/").rpartition("/")[2] for e in fs.ls(where, detail=False)]
-    except (OSError, ValueError):
+    except Exception:  # whatever the storage says: a hint is not worth a failed run
         return None

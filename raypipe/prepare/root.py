@@ -20,7 +20,8 @@ class DataRoot:
     """The annotation files below one root.
 
     Raises:
-        RequestError: a local root that is no folder, or an address that no installed package can read.
+        RequestError: no such folder or prefix, or an address that no installed package can read.
+        ServiceError: the storage refused.
     """
 
     def __init__(self, root: str) -> None:
@@ -36,6 +37,10 @@ class DataRoot:
             self._fs, self._base = fsspec.core.url_to_fs(self.root)
         except (ValueError, ImportError) as fault:
             raise RequestError(f"cannot read data_root={self.root}: {fault}") from None
+        with self._reading(""):
+            there = self._fs.exists(self.root)
+        if not there:
+            raise RequestError(f"no such data root: {self.root}", "nothing is there; check bucket and prefix")
 
     def where(self, name: str) -> str:
         """The full path or address of a name."""

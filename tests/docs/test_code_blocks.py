@@ -35,6 +35,7 @@ OPTIONS = {
     "demo": {"out"},
     "score": {"eval_root", "answers", "verdicts"},
     "ask": {"model", "model_base", "max_new_tokens"},
+    "doctor": {"data_root", "datasets", "out"},
     "merge": {"adapter", "model_base", "out"},
 }
 RAY = {"up", "down", "dashboard", "start", "stop", "get-auth-token", "job"}

@@ -1,0 +1,40 @@
+"""The doctor verb."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raypipe.doctor import show
+from raypipe.doctor.data import check_data_root, dataset_yamls
+from raypipe.doctor.machine import Finding, Level, check_machine, check_store
+from raypipe.terminal import Step
+
+
+def doctor(data_root: str | None, datasets: str | None, out: str | None) -> tuple[int, dict[str, Any], str]:
+    """Looks at a data root, or else at this machine; and at a store where one is named.
+
+    Returns:
+        the exit code (0, 3 where data are missing, 5 where the machine or the store fails), the result as
+        data, and as text.
+
+    Raises:
+        RequestError: no such data root, or no dataset yamls.
+    """
+    result: dict[str, Any] = {"ok": True}
+    texts, code = [], 0
+    if data_root is not None:
+        with Step("look at the data") as step:
+            found = check_data_root(data_root, dataset_yamls(datasets), step.note)
+        result |= found
+        texts.append(show.data_text(found))
+        code = 0 if found["ok"] else 3
+    findings: list[Finding] = [] if data_root is not None else check_machine()
+    if out is not None:
+        findings += check_store(out)
+    if findings:
+        rows = [f.row() for f in findings]
+        result["findings"] = rows
+        texts.append(show.machine_text(rows))
+        if any(f.level is Level.FAIL for f in findings):
+            result["ok"], code = False, 5
+    return code, result, "\n\n".join(texts)

@@ -1,0 +1,79 @@
+"""What doctor found, as text for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+WIDTH = 100
+STATES = {"no annotations": "no annotation file", "not needed": "not there, not needed"}
+
+
+def data_text(result: dict[str, Any]) -> str:
+    """The table of datasets, and below it what is wrong with each and where it is to be had."""
+    rows = result["datasets"]
+    width = max(len(r["name"]) for r in rows)
+    lines = [f"data root {result['data_root']}", ""]
+    lines.append(f"  {'dataset':<{width}}  {'records':>9}  {'bad':>6}  {'media':>9}  {'missing':>17}  state")
+    for row in rows:
+        counts = [f"{row['records']:>9,}", f"{row['bad']:>6,}", f"{row['media']:>9,}", f"{_gone(row):>17}"]
+        if row["state"] in ("no annotations", "not needed", "unreadable"):
+            counts = [f"{'-':>9}", f"{'-':>6}", f"{'-':>9}", f"{'-':>17}"]
+        lines.append(f"  {row['name']:<{width}}  {'  '.join(counts)}  {_state(row)}")
+    for row in rows:
+        if row["state"] not in ("ok", "not needed"):
+            lines += ["", *_details(row)]
+    wrong = [r["name"] for r in rows if r["state"] in ("over budget", "no annotations", "unreadable")]
+    there = sum(1 for r in rows if r["state"] in ("ok", "within budget"))
+    told = f"{there} of {there + len(wrong)} datasets are ready"
+    return "\n".join([*lines, "", told + (f"; not ready: {', '.join(wrong)}" if wrong else "")])
+
+
+def machine_text(findings: list[dict[str, str]]) -> str:
+    """One line a finding, its fix below it where there is one."""
+    width = max(len(f["check"]) for f in findings)
+    lines = []
+    for finding in findings:
+        lines += _wrapped(finding["found"], f"  {finding['level']:<4}  {finding['check']:<{width}}  ")
+        if finding["fix"]:
+            lines += _wrapped(finding["fix"], f"  {'':<4}  {'':<{width}}  fix: ")
+    counts = {level: sum(1 for f in findings if f["level"] == level) for level in ("fail", "warn")}
+    if not any(counts.values()):
+        return "\n".join([*lines, "", "all is well"])
+    told = [f"{n} {'failed' if level == 'fail' else 'to look at'}" for level, n in counts.items() if n]
+    return "\n".join([*lines, "", ", ".join(told)])
+
+
+def _gone(row: dict[str, Any]) -> str:
+    gone = row["missing"] + row["empty"]
+    return f"{gone:,} ({100 * gone / row['media']:.1f} %)" if gone else "0"
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["state"] in ("within budget", "over budget"):
+        return f"{row['state'].partition(' ')[0]} its budget of {100 * row['error_budget']:g} %"
+    return STATES.get(row["state"], row["state"])
+
+
+def _details(row: dict[str, Any]) -> list[str]:
+    if row["note"]:
+        lines = _wrapped(row["note"], f"  {row['name']}: ")
+    else:
+        told = (
+            f"{row['lost']:,} of {row['records']:,} records would be quarantined ({100 * row['share']:.1f} %)"
+        )
+        absent = [name for name, there in row["folders"].items() if not there]
+        told += f"; nothing in {', '.join(absent)}" if absent else ""
+        lines = _wrapped(told, f"  {row['name']}: ")
+        for example in row["examples"]:
+            hint = f": {example['hint']}" if example["hint"] else ""
+            lines += _wrapped(f"{example['name']}{hint}", f"    {example['what']:<7}  ")
+    return [*lines, *_wrapped(row["fetch"], "    fetch    ")] if row["fetch"] else lines
+
+
+def _wrapped(text: str, head: str) -> list[str]:
+    """The text behind its head; further lines stand under its beginning."""
+    indent = min(len(head), 30)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=head, subsequent_indent=" " * indent, break_long_words=False
+    ) or [head.rstrip()]
