@@ -83,8 +83,8 @@ class DatasetSettings(Settings):
     """
 
     name: str
-    source: str = ""
-    licence: str = ""
+    source: str = how("")
+    licence: str = how("")
     fetch: str = how("")  # in words: where the files are to be had
     data_root: str
     annotations: list[str] = Field(min_length=1)

@@ -83,8 +83,8 @@ def load_yaml(kind: type[Settings], request: Request, required: bool) -> None:
 
 def check_verb(verb: str, request: Request) -> None:
     """Raises what the command itself would raise before it starts anything."""
-    if verb in ("prepare", "train"):
-        load_yaml(DatasetSettings if verb == "prepare" else StageSettings, request, required=True)
+    if verb in ("prepare", "plan", "train"):
+        load_yaml(StageSettings if verb == "train" else DatasetSettings, request, required=True)
     elif verb == "evaluate":
         load_yaml(EvaluateSettings, request, required=False)
     elif verb == "judge":
@@ -178,13 +178,19 @@ def test_json_blocks_are_json(block: Block) -> None:
     assert json.loads(block.text)
 
 
+@pytest.mark.parametrize("block", of("yaml"), ids=str)
+def test_yaml_blocks_are_datasets(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "block.yaml").write_text(block.text)
+    assert load(DatasetSettings, tmp_path / "block.yaml", [])
+
+
 def test_python_blocks_run() -> None:
     for block in of("python"):
         exec(compile(block.text, str(block), "exec"), {"__name__": "docs"})  # noqa: S102
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    assert {b.language for b in ALL} <= {"bash", "json", "python", ""}
+    assert {b.language for b in ALL} <= {"bash", "json", "yaml", "python", ""}
 
 
 @pytest.mark.parametrize("verb", VERBS)

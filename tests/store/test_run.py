@@ -33,7 +33,7 @@ def test_the_same_work_continues(tmp_path):
     [
         ({"sampling": Sampling(frames=4)}, "sampling"),
         ({"decoder": "decord"}, "decoder"),
-        ({"media_per_shard": 9, "licence": "x"}, "licence, media_per_shard"),
+        ({"media_per_shard": 9, "decoder": "decord"}, "decoder, media_per_shard"),
     ],
 )
 def test_other_work_is_refused_and_named(tmp_path, change, named):
