@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(status, headers, answer, len(answer))
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _handle  # noqa: N815 - the names http.server calls
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _handle
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         target = self.owner.target
