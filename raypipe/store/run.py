@@ -114,6 +114,10 @@ class Run:
     def settings(self) -> dict[str, Any]:
         return self._json(SETTINGS)
 
+    def commit_is_whole(self) -> bool:
+        """Whether commit.json is, to the byte, what was written."""
+        return self.store.read(COMMIT) == _dump(self.commit_record)
+
     def settings_are_whole(self) -> bool:
         """Whether settings.json is, to the byte, what was written."""
         body = self.settings

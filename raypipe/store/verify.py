@@ -60,6 +60,8 @@ def verify(root: str) -> Proof:
     try:
         record = run.commit_record
         _check_settings(run, proof)
+        if not run.commit_is_whole():
+            proof.damage.append(f"{COMMIT}: not as it was written")
         for name, key in ((MANIFEST, "manifest_sha256"), (QUARANTINE, "quarantine_sha256")):
             data = run.store.read(name) if run.store.exists(name) else None
             if data is None or sha256(data) != record.get(key):
@@ -194,7 +196,7 @@ def _check_listing(run: Run, manifest: dict[str, Any], proof: Proof) -> None:
 def _check_counts(run: Run, manifest: dict[str, Any], proof: Proof, keys: set[str]) -> None:
     totals = manifest["totals"]
     proof.inputs = totals.get("inputs", 0)
-    if "quarantined" not in totals:
+    if "quarantined" not in totals and manifest["kind"] == "train":
         return
     gone = totals["inputs"] - totals["ok"] - totals["quarantined"]
     if gone not in (0, totals.get("removed", 0)):

@@ -33,7 +33,7 @@ def rewrite_manifest(run: Path, change) -> None:
     (run / "manifest.json").write_text(json.dumps(manifest))
     record = json.loads((run / "commit.json").read_text())
     record["manifest_sha256"] = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
-    (run / "commit.json").write_text(json.dumps(record))
+    (run / "commit.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def test_a_whole_run_is_proved(run, capsys):
