@@ -52,10 +52,10 @@ class Places:
             if entries is not None:
                 self._say(f"{INDEX}: leads into {name}, which holds neither media nor samples")
             return
-        schema, column = ROW_SCHEMAS[folder]
+        follow = _Follow(shard, *ROW_SCHEMAS[folder])
         for entry in entries.to_pylist():
             try:
-                found = self._follow(entry, shard, schema, column)
+                found = follow.row(entry)
             except (DamageError, IndexError, ValueError) as fault:
                 self._say(f"{INDEX}: {entry['key']} does not lead to a row of {name} ({str(fault)[:80]})")
                 continue
@@ -63,20 +63,6 @@ class Places:
                 self._say(f"{INDEX}: {entry['key']} leads to another medium in {name}")
             elif folder == "samples" and found["id"] != entry["key"]:
                 self._say(f"{INDEX}: {entry['key']} leads to another sample in {name}")
-
-    def _follow(self, entry: dict[str, Any], shard: Shard, schema: pa.Schema, column: str) -> dict[str, Any]:
-        if min(entry["batch"], entry["row"]) < 0 or entry["batch"] >= shard.batches:
-            raise IndexError(f"no batch {entry['batch']}")
-        batch = shard.batch(entry["batch"])
-        if entry["row"] >= batch.num_rows:
-            raise IndexError(f"no row {entry['row']}")
-        wanted = (column, "sha256") if column == "key" else (column,)
-        found = {name: batch.column(name)[entry["row"]].as_py() for name in wanted}
-        if column == "key" or entry["length"]:
-            block = read_block(shard.range(entry["offset"], entry["length"]), schema)
-            if not block.column(column).equals(batch.column(column)):
-                raise ValueError("its bytes are those of other rows")
-        return found
 
     def _is(self, key: str, found: dict[str, Any]) -> bool:
         """A key leads to its own row, or, being a byte-equal copy, to that of another key."""
@@ -93,6 +79,40 @@ class Places:
     def check_rest(self) -> None:
         for name in sorted(self._parts)[:4]:
             self._say(f"{INDEX}: leads into {name}, which the manifest does not name")
+
+
+class _Follow:
+    """Reads the rows of one shard that entries lead to; entries come batch after batch."""
+
+    def __init__(self, shard: Shard, schema: pa.Schema, column: str) -> None:
+        self._shard, self._schema, self._column = shard, schema, column
+        self._at: tuple[int, int, int] | None = None
+        self._batch: pa.RecordBatch | None = None
+
+    def row(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """What names the row: its key and source hash, or its id.
+
+        Raises:
+            DamageError, IndexError, ValueError: there is no such row, or its bytes lie elsewhere.
+        """
+        at = (entry["batch"], entry["offset"], entry["length"])
+        if self._batch is None or at != self._at:
+            self._batch, self._at = self._read(*at), at
+        if not 0 <= entry["row"] < self._batch.num_rows:
+            raise IndexError(f"no row {entry['row']}")
+        names = ("key", "sha256") if self._column == "key" else (self._column,)
+        return {name: self._batch.column(name)[entry["row"]].as_py() for name in names}
+
+    def _read(self, number: int, offset: int, length: int) -> pa.RecordBatch:
+        self._batch = None
+        if not 0 <= number < self._shard.batches:
+            raise IndexError(f"no batch {number}")
+        batch = self._shard.batch(number)
+        if self._column == "key" or length:  # the bytes of a sample's batch need not be given
+            block = read_block(self._shard.range(offset, length), self._schema)
+            if not block.column(self._column).equals(batch.column(self._column)):
+                raise ValueError("its bytes are those of other rows")
+        return batch
 
 
 def check_media_totals(
