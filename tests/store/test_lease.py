@@ -263,7 +263,7 @@ def test_of_racing_processes_one_wins_on_s3(s3_root):
 
 
 def test_interleavings_on_s3(s3_root):
-    for seed in range(3):
+    for seed in range(2):
         actors = Actors(f"{s3_root}/{seed}", random.Random(seed), count=3)
         actors.run()
         assert actors.wrong == [], (seed, actors.wrong)

@@ -59,6 +59,7 @@ class FaultProxy:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a client that gave up is what is wanted
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def kind_of(self, method: str, path: str) -> str | None:
