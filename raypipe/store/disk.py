@@ -112,7 +112,7 @@ class Disk:
 
 
 def write_parts(target: Path, parts: Iterable[bytes]) -> None:
-    """Writes a local file that is in no store, straight to its place; faults of ``parts`` stay as they are."""
+    """Writes a local file that is in no store, straight to its place; faults of ``parts`` are let through."""
     with _refusals("write", str(target)):
         file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:

@@ -78,6 +78,7 @@ class Run:
             "raypipe": __version__,
             "settings": settings.model_dump(mode="json"),
         }
+        mine["sha256"] = sha256(_dump(mine))  # nothing else vouches for this file
         if run.store.put_new(SETTINGS, _dump(mine)):
             return run
         there = run.settings
@@ -113,6 +114,16 @@ class Run:
     def settings(self) -> dict[str, Any]:
         return self._json(SETTINGS)
 
+    def commit_is_whole(self) -> bool:
+        """Whether commit.json is, to the byte, what was written."""
+        return self.store.read(COMMIT) == _dump(self.commit_record)
+
+    def settings_are_whole(self) -> bool:
+        """Whether settings.json is, to the byte, what was written."""
+        body = self.settings
+        rest = {k: v for k, v in body.items() if k != "sha256"}
+        return self.store.read(SETTINGS) == _dump(body) and sha256(_dump(rest)) == body.get("sha256")
+
     @property
     def kind(self) -> str:
         return str(self.settings.get("kind"))
@@ -145,7 +156,7 @@ class Run:
 
     def entry(self, name: str, rows: int) -> FileEntry:
         """The manifest entry of a file as it lies there now."""
-        return FileEntry(name, rows, self.store.size(name), self.store.sha256(name))
+        return FileEntry(name, rows, *self.store.measure(name))
 
     def quarantine(self) -> list[dict[str, str]]:
         if not self.store.exists(QUARANTINE):

@@ -52,6 +52,20 @@ def encode_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Enco
     return Encoded(sink.getvalue(), tuple(blocks))
 
 
+def read_block(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """The record batch whose bytes an index gives the place of, its offsets checked.
+
+    Raises:
+        DamageError: these bytes are not one whole record batch.
+    """
+    try:
+        batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(data)), schema)
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, EOFError) as fault:
+        raise DamageError(f"not a record batch ({str(fault)[:120]})") from fault
+    return batch
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -64,17 +78,21 @@ def metadata_of(table: pa.Table) -> dict[str, str]:
 class Shard:
     """One open shard, memory mapped where it lies on local disk.
 
+    Args:
+        data: its bytes, where they were read already.
+
     Raises:
         DamageError: not a whole Arrow file, or not of the expected schema.
     """
 
-    def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
+    def __init__(self, store: Store, name: str, schema: pa.Schema, data: bytes | None = None) -> None:
         self.name = f"{store.root}/{name}"
         try:
-            source: Any = (
-                pa.memory_map(store.path(name)) if store.is_local else pa.BufferReader(store.read(name))
-            )
-            self._reader = pa.ipc.open_file(source)
+            if data is None and store.is_local:
+                self._source: Any = pa.memory_map(store.path(name))
+            else:
+                self._source = pa.BufferReader(store.read(name) if data is None else data)
+            self._reader = pa.ipc.open_file(self._source)
         except FileNotFoundError:
             raise DamageError(f"shard is missing: {self.name}", "run the verb that wrote it again") from None
         except (pa.ArrowException, OSError) as fault:
@@ -85,6 +103,22 @@ class Shard:
     @property
     def batches(self) -> int:
         return self._reader.num_record_batches
+
+    def batch(self, batch: int) -> pa.RecordBatch:
+        """One record batch, its offsets checked."""
+        try:
+            part = self._reader.get_batch(batch)
+            part.validate(full=True)
+        except (pa.ArrowException, OSError, IndexError) as fault:
+            raise self._damage(fault) from fault
+        return part
+
+    def range(self, offset: int, length: int) -> bytes:
+        """The bytes at a place of the file; fewer where it ends, none where there is no such place."""
+        if offset < 0 or length < 0 or offset > self._source.size():
+            return b""
+        self._source.seek(offset)
+        return self._source.read(length)
 
     def row(self, batch: int, row: int) -> dict[str, Any]:
         """One row as Python values, its offsets checked."""

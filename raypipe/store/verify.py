@@ -13,6 +13,7 @@ from raypipe.records import INDEX_SCHEMA, MEDIA_SCHEMA, PREDICTION_SCHEMA, SAMPL
 from raypipe.settings import DatasetSettings, EvaluateSettings, Settings, StageSettings, build, identity
 from raypipe.store.run import COMMIT, MANIFEST, QUARANTINE, SETTINGS, Run
 from raypipe.store.shards import Shard, sha256
+from raypipe.store.verify_prepare import INDEX, Places, check_media_totals, check_unit, source_hashes
 
 SCHEMAS = {
     "media": MEDIA_SCHEMA,
@@ -21,7 +22,15 @@ SCHEMAS = {
     "predictions": PREDICTION_SCHEMA,
     "thumbs": THUMBS_SCHEMA,
 }
-DATA_FOLDERS = ("media", "samples", "units", "predictions", "thumbs", "model")  # all in them is listed
+DATA_FOLDERS = (
+    "media",
+    "samples",
+    "units",
+    "plan",
+    "predictions",
+    "thumbs",
+    "model",
+)  # all in them is listed
 DATA_FILES = ("index.arrow", "metrics.jsonl")
 SETTINGS_OF: dict[str, type[Settings]] = {
     "prepare": DatasetSettings,
@@ -47,29 +56,31 @@ class Proof:
 def verify(root: str) -> Proof:
     """Reads everything a run's manifest names and compares.
 
+    A file is hashed before it is parsed: what passed its hash is what raypipe wrote, and nothing
+    else ever reaches the Arrow reader unchecked.
+
     Raises:
         RequestError: not a run folder, or one that is not finished.
+        ServiceError: the store does not answer.
     """
     run = Run.open(root)
     proof = Proof(run.store.root)
     try:
         record = run.commit_record
         _check_settings(run, proof)
+        if not run.commit_is_whole():
+            proof.damage.append(f"{COMMIT}: not as it was written")
+        for name, key in ((MANIFEST, "manifest_sha256"), (QUARANTINE, "quarantine_sha256")):
+            data = run.store.read(name) if run.store.exists(name) else None
+            if data is None or sha256(data) != record.get(key):
+                proof.damage.append(f"{name}: not what {COMMIT} recorded")
+        if not proof.damage:
+            _Check(run, proof).all()
     except DamageError as fault:
         proof.damage.append(fault.message)
-        return proof
-    for name, key in ((MANIFEST, "manifest_sha256"), (QUARANTINE, "quarantine_sha256")):
-        data = run.store.read(name) if run.store.exists(name) else None
-        if data is None or sha256(data) != record.get(key):
-            proof.damage.append(f"{name}: not what {COMMIT} recorded")
-    if proof.damage:
-        return proof
-    manifest = run.manifest
-    keys: set[str] = set()
-    for entry in manifest["files"]:
-        _check_file(run, entry, proof, keys)
-    _check_listing(run, manifest, proof)
-    _check_counts(run, manifest, proof, keys)
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        # Only a manifest or quarantine of another shape, vouched for by its commit record, comes to this.
+        proof.damage.append(f"{MANIFEST} or {QUARANTINE}: not of raypipe's shape ({type(fault).__name__})")
     return proof
 
 
@@ -79,7 +90,8 @@ def _check_settings(run: Run, proof: Proof) -> None:
     kind = SETTINGS_OF.get(str(body.get("kind")))
     try:
         same = kind is not None and identity(build(kind, body["settings"], SETTINGS)) == body["identity"]
-    except (RequestError, KeyError):
+        same = same and run.settings_are_whole()
+    except (RequestError, KeyError, TypeError, AttributeError):
         same = False
     if not same:
         proof.damage.append(f"{SETTINGS}: not the settings this run was started with")
@@ -96,39 +108,88 @@ def raise_on_damage(proof: Proof) -> None:
         )
 
 
-def _check_file(run: Run, entry: dict[str, Any], proof: Proof, keys: set[str]) -> None:
-    name = entry["path"]
-    proof.files += 1
-    if not run.store.exists(name):
-        proof.damage.append(f"{name}: missing")
-        return
-    data = run.store.read(name)
-    if len(data) != entry["bytes"] or sha256(data) != entry["sha256"]:
-        proof.damage.append(f"{name}: content differs from its hash")
-        return
-    schema = SCHEMAS.get(name.split("/")[0])
-    if schema is None:
-        return
-    try:
-        table = Shard(run.store, name, schema).table()
-    except DamageError as fault:
-        proof.damage.append(f"{name}: {fault.message}")
-        return
-    proof.rows += table.num_rows
-    if table.num_rows != entry["rows"]:
-        proof.damage.append(f"{name}: {table.num_rows} rows, the manifest says {entry['rows']}")
-    _check_keys(name, table, proof, keys)
+class _Check:
+    """One pass over the files of a run that its commit record vouches for."""
 
+    def __init__(self, run: Run, proof: Proof) -> None:
+        self.run, self.proof, self.say = run, proof, proof.damage.append
+        self.manifest = run.manifest
+        self.files = {e["path"]: e for e in self.manifest["files"]}
+        self.keys: set[str] = set()
+        self.keys_of: dict[str, list[str]] = {}
+        self.places: Places | None = None
 
-def _check_keys(name: str, table: pa.Table, proof: Proof, keys: set[str]) -> None:
-    column = {"media": "key", "samples": "id", "predictions": "key"}.get(name.split("/")[0])
-    if column is None:
-        return
-    for value in table.column(column).to_pylist():
-        tagged = f"{column}:{value}"
-        if tagged in keys:
-            proof.damage.append(f"{name}: {value} is stored twice")
-        keys.add(tagged)
+    def all(self) -> None:
+        prepared = self.manifest["kind"] == "prepare"
+        if not isinstance(self.manifest["inputs"], dict):
+            raise TypeError("inputs")
+        # The index first: it says where in the shards to look. The units last: they name the shards.
+        order = {INDEX: 0, "units": 2}
+        for entry in sorted(self.manifest["files"], key=lambda e: order.get(e["path"].split("/")[0], 1)):
+            self._file(entry)
+        _check_listing(self.run, self.manifest, self.proof)
+        _check_counts(self.run, self.manifest, self.proof, self.keys)
+        if prepared and self.places:
+            self.places.check_rest()
+            check_media_totals(self.manifest["totals"], self.places, self.run.quarantine(), self.say)
+        elif prepared and INDEX not in self.files:
+            self.say(f"{INDEX}: missing in the manifest")
+
+    def _file(self, entry: dict[str, Any]) -> None:
+        name, store = entry["path"], self.run.store
+        self.proof.files += 1
+        top = name.split("/")[0]
+        schema = SCHEMAS.get(top)
+        # Whole only where it is parsed and cannot be mapped; anything else may be larger than memory.
+        whole = top == "units" or (schema is not None and not store.is_local)
+        try:
+            data = store.read(name) if whole else None
+            size, digest = store.measure(name) if data is None else (len(data), sha256(data))
+        except FileNotFoundError:
+            self.say(f"{name}: missing")
+            return
+        except ValueError:
+            self.say(f"{name}: no name inside the run")
+            return
+        if (size, digest) != (entry["bytes"], entry["sha256"]):
+            self.say(f"{name}: content differs from its hash")
+        elif schema is not None:
+            try:
+                self._rows(entry, Shard(store, name, schema, data))
+            except DamageError as fault:
+                self.say(f"{name}: {fault.message}")
+        elif top == "units" and data is not None and self.manifest["kind"] == "prepare":
+            check_unit(name, data, self.files, self.keys_of, self.say)
+
+    def _rows(self, entry: dict[str, Any], shard: Shard) -> None:
+        name = entry["path"]
+        table = shard.table()
+        self.proof.rows += table.num_rows
+        if table.num_rows != entry["rows"]:
+            self.say(f"{name}: {table.num_rows} rows, the manifest says {entry['rows']}")
+        self._row_keys(name, table)
+        if self.manifest["kind"] != "prepare":
+            return
+        if name == INDEX:
+            self.places = Places(table, source_hashes(self.run.store, self.files), self.say)
+        elif self.places:
+            self.places.check(name, shard)
+            if name.startswith("samples/"):
+                self.places.check_samples(name, table)
+
+    def _row_keys(self, name: str, table: pa.Table) -> None:
+        top = name.split("/")[0]
+        column = {"media": "key", "samples": "id", "predictions": "key"}.get(top)
+        if column is None:
+            return
+        values = table.column(column).to_pylist()
+        if top == "media":
+            self.keys_of[name] = values
+        for value in values:
+            tagged = f"{column}:{value}"
+            if tagged in self.keys:
+                self.say(f"{name}: {value} is stored twice")
+            self.keys.add(tagged)
 
 
 def _check_listing(run: Run, manifest: dict[str, Any], proof: Proof) -> None:
@@ -145,7 +206,7 @@ def _check_listing(run: Run, manifest: dict[str, Any], proof: Proof) -> None:
 def _check_counts(run: Run, manifest: dict[str, Any], proof: Proof, keys: set[str]) -> None:
     totals = manifest["totals"]
     proof.inputs = totals.get("inputs", 0)
-    if "quarantined" not in totals:
+    if "quarantined" not in totals and manifest["kind"] == "train":
         return
     if totals["inputs"] != totals["ok"] + totals["quarantined"]:
         proof.damage.append(f"totals: {json.dumps(totals, sort_keys=True)} do not add up")

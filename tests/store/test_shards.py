@@ -10,7 +10,7 @@ from raypipe.errors import DamageError
 from raypipe.records import SAMPLE_SCHEMA, MediumKind, Sample, Turn, samples_of, to_table
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
-from raypipe.store.shards import Shard, encode, metadata_of
+from raypipe.store.shards import Shard, encode, encode_blocks, metadata_of, read_block
 
 SAMPLES = [
     Sample(f"s{n}", "d", (Turn("human", f"q {n} ü"), Turn("gpt", "a")), (f"m{n}",), (MediumKind.VIDEO,))
@@ -39,6 +39,25 @@ def test_there_and_back(store):
 def test_the_same_records_give_the_same_bytes():
     made = [encode(to_table(SAMPLES, SAMPLE_SCHEMA), m) for m in ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})]
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_the_place_of_each_batch_is_its_bytes(tmp_path, batch):
+    made, store = encode_blocks(to_table(SAMPLES, SAMPLE_SCHEMA), {"a": "1"}, batch), Store(str(tmp_path))
+    assert made.data == encode(to_table(SAMPLES, SAMPLE_SCHEMA), {"a": "1"}, batch)
+    store.replace("x.arrow", made.data)
+    opened = Shard(store, "x.arrow", SAMPLE_SCHEMA)
+    assert len(made.blocks) == opened.batches == -(-len(SAMPLES) // batch)
+    found = []
+    for number, (offset, length) in enumerate(made.blocks):
+        block = read_block(store.range("x.arrow", offset, length), SAMPLE_SCHEMA)
+        assert block.equals(opened.batch(number))
+        assert opened.range(offset, length) == made.data[offset : offset + length]
+        found += block.to_pylist()
+        for wrong in ((offset + 8, length - 8), (offset, length // 2), (offset - 8, length), (0, 0)):
+            with pytest.raises(DamageError):
+                read_block(store.range("x.arrow", *wrong), SAMPLE_SCHEMA)
+    assert samples_of(found) == SAMPLES
 
 
 def test_another_schema_is_refused(store):

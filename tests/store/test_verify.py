@@ -33,13 +33,13 @@ def rewrite_manifest(run: Path, change) -> None:
     (run / "manifest.json").write_text(json.dumps(manifest))
     record = json.loads((run / "commit.json").read_text())
     record["manifest_sha256"] = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
-    (run / "commit.json").write_text(json.dumps(record))
+    (run / "commit.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def test_a_whole_run_is_proved(run, capsys):
     proof = verify(str(run))
     assert proof.damage == []
-    assert (proof.inputs, proof.rows) == (8, 8 + 7 + 7)  # samples, media, index
+    assert (proof.inputs, proof.rows) == (8, 8 + 7 + 15)  # samples, media, index
     assert cli.main(["verify", str(run)]) == 0
     assert "8 inputs" in capsys.readouterr().out
 
@@ -49,7 +49,7 @@ def test_a_flipped_byte_in_any_file_is_found(run):
     kinds = {name.split("/")[0] for name in files}
     assert kinds == {
         *("settings.json", "manifest.json", "quarantine.jsonl", "commit.json", "index.arrow"),
-        *("media", "samples", "units"),
+        *("media", "samples", "units", "plan"),
     }
     missed = []
     for name, data in files.items():
