@@ -1,6 +1,6 @@
 """Clips drawn for measuring: panned textures, moving patches, grain and cuts; kept in a cache folder.
 
-They are drawn once (a minute or two for all of them), from a seed, and named by what they are.
+They are drawn once (a few minutes for all of them), from a seed, and named by what they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 RATE = 25
 SCENE_S = 5
-_VERSION = 2  # raised when what is drawn changes: the names in the cache hold it
+_VERSION = 3  # raised when what is drawn changes: the names in the cache hold it
 
 
 def cache_folder() -> Path:
@@ -55,8 +55,8 @@ class Drawn:
 
 
 def h264(gop: int, b: int = 3, **more: str) -> dict[str, str]:
-    """Options of x264: a keyframe every ``gop`` frames and nowhere else, ``b`` B-frames at most in a row."""
-    return {"preset": "veryfast", "crf": "24", "g": str(gop), "sc_threshold": "0", "bf": str(b), **more}
+    """x264 as it comes, but a keyframe every ``gop`` frames and nowhere else, and ``b`` B-frames at most."""
+    return {"preset": "medium", "crf": "23", "g": str(gop), "sc_threshold": "0", "bf": str(b), **more}
 
 
 LONG = Drawn("h264-b-gop250", (1280, 720), 60, options=h264(250))
@@ -79,7 +79,7 @@ KINDS = (
 # For the figures to shards: mostly long 720p, some short.
 MIX = (LONG, KINDS[2], Drawn("h264-b-gop250", (1280, 720), 40, options=h264(250), seed=10), KINDS[3])
 SMALL = tuple(Drawn("h264-small", (320, 180), 4, options=h264(50), seed=20 + n) for n in range(5))
-FOUR_K = Drawn("h264-4k", (3840, 2160), 60 / RATE, options=h264(60), seed=30)
+FOUR_K = Drawn("h264-4k", (3840, 2160), 60 / RATE, options=h264(60, preset="ultrafast"), seed=30)
 
 
 def folder_of(files: list[Path], count: int, name: str) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -45,9 +46,9 @@ def main() -> None:
     before = json.loads(out.read_text())["figures"] if out.exists() else []
     done: dict[str, Figure] = {f["name"]: f for f in before}
     for name in [n for n in FIGURES if n in asked.only]:
-        started = time.perf_counter()
+        started, load = time.perf_counter(), round(os.getloadavg()[0], 2)
         for made in FIGURES[name](asked.pairs):
-            made["group"] = name
+            made |= {"group": name, "date": facts["date"], "load_at_start": load}
             made["took_s"] = round(time.perf_counter() - started, 1)
             started = time.perf_counter()
             print(json.dumps(made), flush=True)
