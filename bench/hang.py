@@ -16,7 +16,7 @@ from raypipe.media.sandbox import Sandbox
 from raypipe.records import Medium, Reason, Rejection
 from raypipe.settings import DecodeLimits
 
-LIMIT_S = 3.0
+LIMIT_S = 10.0  # a whole clip takes under a second on a machine that is not busy
 _LOOK_S = 0.005
 
 

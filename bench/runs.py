@@ -141,7 +141,7 @@ def _hanging() -> Iterator[Figure]:
         "share of worker time",
         0.03,
         measured=seen,
-        note="the child was made to sleep: no file is known that makes this decoder hang",
+        note="the child was stopped in the middle of the clip: no file is known that makes this decoder hang",
     )
     yield plain(
         "hanging_cpu",
