@@ -12,7 +12,7 @@ help:
 	@echo "make test-engine   the tests that start DeepSpeed or a Ray cluster on this machine"
 	@echo "make test-cluster  the tests that need several hosts"
 	@echo "make check         ruff, mypy, import linter"
-	@echo "make bench         speed measurements"
+	@echo "make bench         speed measurements (half an hour); the figures go to docs/measured"
 
 setup: $(STAMP)
 
@@ -41,3 +41,4 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m bench.loss_head
+	$(BIN)/python -m bench.prepare

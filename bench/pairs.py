@@ -14,7 +14,10 @@ RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of paired ratios (a over b) with its 95 % bootstrap interval."""
+    """The median of paired CPU ratios (a over b) with its 95 % bootstrap interval.
+
+    ``a_s`` and ``b_s`` are medians in CPU seconds; the fields with ``wall`` say the same of the wall clock.
+    """
 
     median: float
     low: float
@@ -22,27 +25,60 @@ class Ratio:
     pairs: int
     a_s: float
     b_s: float
+    wall_median: float = 0.0
+    wall_a_s: float = 0.0
+    wall_b_s: float = 0.0
 
     def against(self, target: float) -> str:
         """Whether a ratio of at most ``target`` is met, missed or undecided, by the interval."""
-        if self.high <= target:
-            return "met"
-        return "missed" if self.low > target else "undecided"
+        return verdict(self.low, self.high, target)
 
 
-def paired(a: Callable[[], object], b: Callable[[], object], pairs: int = PAIRS) -> Ratio:
-    """Runs a and b in turn (one warm-up each), CPU seconds of this process, A B A B ..."""
+def verdict(low: float, high: float, target: float) -> str:
+    """What an interval says of a ratio that is to be at most ``target``."""
+    if high <= target:
+        return "met"
+    return "missed" if low > target else "undecided"
+
+
+def paired(
+    a: Callable[[], object],
+    b: Callable[[], object],
+    pairs: int = PAIRS,
+    clock: Callable[[], float] = time.process_time,
+) -> Ratio:
+    """Runs a and b in turn, one warm-up each; every other pair begins with b.
+
+    Args:
+        clock: CPU seconds so far; of this process unless said otherwise.
+    """
     a(), b()
-    times = np.array([[_cpu_s(a), _cpu_s(b)] for _ in range(pairs)])
+    times = np.array([_pair(a, b, clock, turn % 2 == 1) for turn in range(pairs)])  # [pair, arm, cpu or wall]
     ratios = times[:, 0] / times[:, 1]
+    low, high = interval(ratios[:, 0])
+    (a_s, wall_a_s), (b_s, wall_b_s) = np.median(times, axis=0).tolist()
+    median, wall = np.median(ratios, axis=0).tolist()
+    return Ratio(median, low, high, pairs, a_s, b_s, wall, wall_a_s, wall_b_s)
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median."""
     rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(ratios, size=(RESAMPLES, pairs)), axis=1)
+    medians = np.median(rng.choice(ratios, size=(RESAMPLES, len(ratios))), axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])
-    a_s, b_s = np.median(times, axis=0)
-    return Ratio(float(np.median(ratios)), float(low), float(high), pairs, float(a_s), float(b_s))
+    return float(low), float(high)
 
 
-def _cpu_s(work: Callable[[], object]) -> float:
-    started = time.process_time()
+def _pair(
+    a: Callable[[], object], b: Callable[[], object], clock: Callable[[], float], swapped: bool
+) -> list[tuple[float, float]]:
+    if swapped:
+        second = _cost(b, clock)
+        return [_cost(a, clock), second]
+    return [_cost(a, clock), _cost(b, clock)]
+
+
+def _cost(work: Callable[[], object], clock: Callable[[], float]) -> tuple[float, float]:
+    cpu, wall = clock(), time.perf_counter()
     work()
-    return time.process_time() - started
+    return clock() - cpu, time.perf_counter() - wall
