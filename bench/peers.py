@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import multiprocessing
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from raypipe.prepare.plan import Unit
-from raypipe.prepare.work import decode_unit
+from raypipe.prepare.held import Record
+from raypipe.prepare.units import UnitRef
+from raypipe.prepare.work import Work
 from raypipe.records import MEDIA_SCHEMA
-from raypipe.settings import DatasetSettings, DecodeLimits
-from raypipe.store.files import Store
 
 WORKERS = 2
 FRAMES = 8
@@ -50,24 +48,12 @@ def ray_naive(files: Sequence[Path], out: Path) -> None:
 
 
 def pool_units(workers: Any):
-    """An executor for ``prepare``: the same units and the same work as on Ray, over a plain pool.
+    """An executor for ``prepare``: the same units and the same work as on Ray, over a plain pool."""
 
-    This is the one place that knows how a unit is carried out.
-    """
-
-    def execute(
-        units: list[Unit], store: Store, settings: DatasetSettings, progress: Any
-    ) -> list[dict[str, Any]]:
-        limits = settings.limits.model_dump_json()
-        rows = [(unit.pack(), store.root, limits) for unit in units]
-        return [json.loads(record) for record in workers.starmap(_unit, rows, 1)]
+    def execute(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
+        return workers.imap_unordered(work, units, 1)
 
     return execute
-
-
-def _unit(packed: str, root: str, limits: str) -> str:
-    record = decode_unit(Unit.unpack(packed), Store(root), DecodeLimits.model_validate_json(limits))
-    return json.dumps(record)
 
 
 def _decord_shard(files: Sequence[Path], out: Path) -> None:

@@ -72,27 +72,10 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-@pytest.fixture(scope="module")
-def bucket():
+@pytest.fixture
+def bucket(s3_root) -> Store:
     """A store in a bucket of a real S3 server on loopback."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-    ):
-        patch.setenv(name, value)
-    store = Store("s3://index-test/run")
-    store._fs.mkdir("index-test")
-    yield store
-    patch.undo()
-    server.stop()
+    return Store(s3_root)
 
 
 @pytest.mark.parametrize(("rows", "index"), [(1, 1024), (1, 5), (3, 1), (8, 7)])
@@ -113,7 +96,7 @@ def test_a_block_is_the_record_batch_and_nothing_else(store):
     for batch in (1, 3):
         for row in write(store, batch=batch):
             if row["what"] == "medium":
-                data = store.read_range(row["shard"], row["offset"], row["length"])
+                data = store.range(row["shard"], row["offset"], row["length"])
                 part = pa.ipc.read_record_batch(pa.py_buffer(data), MEDIA_SCHEMA)
                 assert part.equals(
                     pa.ipc.open_file(pa.memory_map(store.path(row["shard"]))).get_batch(row["batch"])
@@ -314,9 +297,9 @@ def test_remote_rows_are_one_ranged_read_each(bucket):
     asked: list[tuple[str, int, int]] = []
 
     class Counted(Store):
-        def read_range(self, name: str, offset: int, length: int) -> bytes:
+        def range(self, name: str, offset: int, length: int) -> bytes:
             asked.append((name, offset, length))
-            return super().read_range(name, offset, length)
+            return super().range(name, offset, length)
 
         def read(self, name: str) -> bytes:
             raise AssertionError(f"all of {name} is read")
