@@ -165,7 +165,7 @@ class _Closing:
             raise
         if not self._container.streams.video:
             self.close()
-            raise MediumError(Reason.MEDIA_UNREADABLE, "no video stream")
+            raise MediumError(Reason.MEDIA_NO_VIDEO, "no video stream")
         self.stream = self._container.streams.video[0]
         self.demux, self.decode = self._container.demux, self._container.decode
 
@@ -178,7 +178,7 @@ def _count_frames(container: _Closing) -> int:
     """Frames in the stream, counted packet by packet (no decoding): headers may lie or be silent."""
     count = sum(1 for packet in container.demux(container.stream) if packet.size and not packet.is_discard)
     if count < 1:
-        raise MediumError(Reason.MEDIA_UNREADABLE, "the video stream has no frames")
+        raise MediumError(Reason.MEDIA_NO_VIDEO, "the video stream has no frames")
     return count
 
 
@@ -193,7 +193,7 @@ def _walk(container: _Closing, wanted: set[int], max_pixels: int) -> dict[int, t
         if frame.is_corrupt:
             raise MediumError(Reason.FRAMES_DAMAGED, f"the decoder marks frame {position} as damaged")
         if frame.width * frame.height > max_pixels:
-            raise MediumError(Reason.IMAGE_TOO_LARGE, f"{frame.width}x{frame.height} pixels")
+            raise MediumError(Reason.VIDEO_TOO_LARGE, f"{frame.width}x{frame.height} pixels")
         start = frame.time if start is None else start
         if position in wanted:
             time = (frame.time or 0.0) - (start or 0.0)
