@@ -306,6 +306,7 @@ def test_media_of_a_bucket_through_the_sandbox(s3_root, tmp_path, monkeypatch): 
             ("no.png",) * 2,
             ("bad.mp4",) * 2,
         ]
+        assert not any(str(temporary) in r.detail for r in remote if isinstance(r, Rejection))
         assert b"AWS_" not in environment
         assert list(temporary.iterdir()) == []
         half = sandbox.decode_all(requests(s3_root))
