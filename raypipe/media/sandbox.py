@@ -46,6 +46,7 @@ MOST_REPLY = 1 << 31  # bytes
 
 _HEADER = struct.Struct(">I")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")  # of an object: the same fault is to be told in the same words
+_NO_MEMORY = re.compile(r"MemoryError|Cannot allocate memory|out of memory", re.IGNORECASE)
 _SECRET = re.compile(r"^AWS_|TOKEN|SECRET|PASSW|CREDENTIAL|_KEY(_|$)|^KEY$|_PAT$", re.IGNORECASE)
 
 
@@ -324,10 +325,11 @@ def _answer(message: dict[str, Any]) -> bytes:
         medium = decode(request)
         frames = [base64.b64encode(f).decode() for f in medium.frames]
         return json.dumps({"medium": {**asdict(medium), "frames": frames}})[:-1].encode()
-    except MediumError as fault:
-        reply: dict[str, Any] = {"reason": fault.reason, "detail": fault.detail}
-    except MemoryError:
-        reply = {"reason": Reason.DECODER_MEMORY, "detail": "it needs more memory than it is allowed"}
+    except (MediumError, MemoryError) as fault:
+        detail = fault.detail if isinstance(fault, MediumError) else "MemoryError"
+        reply: dict[str, Any] = {"reason": getattr(fault, "reason", ""), "detail": detail}
+        if _NO_MEMORY.search(detail):  # a decoder may have said so, and its reader taken it for damage
+            reply = {"reason": Reason.DECODER_MEMORY, "detail": "it needs more memory than it is allowed"}
     except ServiceError as fault:
         reply = {"service": [fault.message, fault.remedy]}
     except ImportError as fault:
