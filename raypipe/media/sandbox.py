@@ -45,6 +45,8 @@ MOST_RSS_MIB = 768  # of a child between two media
 MOST_REPLY = 1 << 31  # bytes
 
 _HEADER = struct.Struct(">I")
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")  # of an object: the same fault is to be told in the same words
+_NO_MEMORY = re.compile(r"MemoryError|Cannot allocate memory|out of memory", re.IGNORECASE)
 _SECRET = re.compile(r"^AWS_|TOKEN|SECRET|PASSW|CREDENTIAL|_KEY(_|$)|^KEY$|_PAT$", re.IGNORECASE)
 
 
@@ -121,13 +123,15 @@ class Sandbox:
                     if reply.get("reason") == Reason.DECODER_MEMORY and self._served > 1:
                         self.close()  # what earlier media left behind may have been the reason
                         reply = self._ask(near)
-                    return self._read_reply(request, reply)
+                    return self._read_reply(request, near, reply)
                 except ChildDied as died:
                     fault = died
                     self.close()
         return _rejection(request, fault.reason, f"{fault.detail}, {self.limits.tries} tries")
 
-    def _read_reply(self, request: DecodeRequest, reply: dict[str, Any]) -> Medium | Rejection:
+    def _read_reply(
+        self, request: DecodeRequest, near: DecodeRequest, reply: dict[str, Any]
+    ) -> Medium | Rejection:
         try:
             if "medium" in reply:
                 medium = _unpack(request, reply["medium"])
@@ -136,12 +140,14 @@ class Sandbox:
                 return medium
             if "service" in reply:
                 raise ServiceError(*map(str, reply["service"]))
-            reason, detail = Reason(reply["reason"]), str(reply["detail"])
+            reason, detail = Reason(reply["reason"]), _ADDRESS.sub("0x", str(reply["detail"]))
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             said = f"{type(fault).__name__}: {str(fault)[:80]}"
             raise ChildDied(Reason.DECODER_CRASHED, f"the decoder gave no answer ({said})") from None
         if reason is Reason.DECODER_MEMORY or self._worn():
             self.close()
+        if near is not request:  # the temporary name is another one each time
+            detail = detail.replace(f"{near.root}/{near.path}", request.path).replace(near.root, "")
         return _rejection(request, reason, detail)
 
     def _worn(self) -> bool:
@@ -319,10 +325,11 @@ def _answer(message: dict[str, Any]) -> bytes:
         medium = decode(request)
         frames = [base64.b64encode(f).decode() for f in medium.frames]
         return json.dumps({"medium": {**asdict(medium), "frames": frames}})[:-1].encode()
-    except MediumError as fault:
-        reply: dict[str, Any] = {"reason": fault.reason, "detail": fault.detail}
-    except MemoryError:
-        reply = {"reason": Reason.DECODER_MEMORY, "detail": "it needs more memory than it is allowed"}
+    except (MediumError, MemoryError) as fault:
+        detail = fault.detail if isinstance(fault, MediumError) else "MemoryError"
+        reply: dict[str, Any] = {"reason": getattr(fault, "reason", ""), "detail": detail}
+        if _NO_MEMORY.search(detail):  # a decoder may have said so, and its reader taken it for damage
+            reply = {"reason": Reason.DECODER_MEMORY, "detail": "it needs more memory than it is allowed"}
     except ServiceError as fault:
         reply = {"service": [fault.message, fault.remedy]}
     except ImportError as fault:

@@ -142,23 +142,30 @@ class MediaRoot:
         return {row["name"]: _remote_state(row) for row in rows if row["type"] == "file"}
 
     def _download(self, path: str, file: Path, planned: State | None) -> None:
-        address = self._address(path)
-        before = self._look(address)
+        # A plan with a stamp needs no look before: what has it afterwards had it all the time.
+        address, known = self._address(path), bool(planned and planned.stamp)
+        before = planned if planned and known else self._look(address)
         if before == MISSING:
             raise MediumError(Reason.MEDIA_MISSING, "no such object")
         _check(before, planned)
-        if before.size == 0:
+        if before.size == 0 and not known:
             raise MediumError(Reason.MEDIA_EMPTY, "the object has no bytes")
         for _ in range(_FETCH_TRIES):
             try:
                 self._fs.get_file(address, str(file))
             except FileNotFoundError as fault:
                 self._check_bucket(fault)
+                if known:
+                    raise MediumError(Reason.MEDIA_MISSING, "no such object") from None
                 raise MediumError(Reason.MEDIA_CHANGED, "the object went away while it was read") from None
             except Exception as fault:
                 raise self._failed(fault) from fault
-            if self._look(address) != before:
+            after = self._look(address)
+            _check(after, planned)
+            if not known and after != before:
                 raise MediumError(Reason.MEDIA_CHANGED, "the object changed while it was read")
+            if after.size == 0:
+                raise MediumError(Reason.MEDIA_EMPTY, "the object has no bytes")
             got = file.stat().st_size
             if got == before.size:
                 return

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raypipe.media.decode import DecodeRequest, MediumError, decode
+from raypipe.media.decode import DecodeRequest, decode
+from raypipe.media.fault import MediumError
 from raypipe.media.rendition import load_frame
 from raypipe.records import MediumKind, Reason
 from raypipe.settings import Rendition, Sampling
@@ -156,7 +157,7 @@ def test_sound_alone_is_no_video(tmp_path):
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    assert fault(tmp_path, "a.mp4") is Reason.MEDIA_UNREADABLE
+    assert fault(tmp_path, "a.mp4") is Reason.MEDIA_NO_VIDEO
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_pictures_too_large(tmp_path):
     write_image(tmp_path / "i.png", size=(200, 100))
     assert fault(tmp_path, "i.png", MediumKind.IMAGE, max_pixels=19_999) is Reason.IMAGE_TOO_LARGE
     write_clip(tmp_path / "v.mp4", 2, size=(200, 100))
-    assert fault(tmp_path, "v.mp4", max_pixels=19_999) is Reason.IMAGE_TOO_LARGE
+    assert fault(tmp_path, "v.mp4", max_pixels=19_999) is Reason.VIDEO_TOO_LARGE
 
 
 def test_a_bomb_is_refused_by_its_header(tmp_path):

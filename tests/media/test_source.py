@@ -189,8 +189,9 @@ def test_many_paths_cost_one_listing_a_folder(s3_root, monkeypatch):  # noqa: F8
     assert len(asked) == 3
 
 
+@pytest.mark.parametrize("planned", [True, False])
 @pytest.mark.parametrize("size", [10, 6 << 20])
-def test_an_object_that_changes_while_it_is_read(s3_root, monkeypatch, size):  # noqa: F811
+def test_an_object_that_changes_while_it_is_read(s3_root, monkeypatch, size, planned):  # noqa: F811
     put(s3_root, "a.bin", b"1" * size)
     root, fired = MediaRoot(s3_root), []
     real = root._fs.get_file
@@ -201,8 +202,32 @@ def test_an_object_that_changes_while_it_is_read(s3_root, monkeypatch, size):  #
         fired.append(address)
 
     monkeypatch.setattr(root._fs, "get_file", overwritten)
-    assert reason(root, "a.bin", root.states(["a.bin"])["a.bin"]) is Reason.MEDIA_CHANGED
+    expected = root.states(["a.bin"])["a.bin"] if planned else None
+    assert reason(root, "a.bin", expected) is Reason.MEDIA_CHANGED
     assert fired
+
+
+def test_an_object_that_goes_away_is_missing(s3_root):  # noqa: F811
+    put(s3_root, "a.bin", b"123")
+    root = MediaRoot(s3_root)
+    planned = root.states(["a.bin"])["a.bin"]
+    root._fs.rm_file(f"{s3_root}/a.bin")
+    assert reason(root, "a.bin", planned) is Reason.MEDIA_MISSING
+
+
+def test_a_planned_object_costs_two_requests(s3_root, monkeypatch):  # noqa: F811
+    put(s3_root, "a.bin", b"123")
+    root = MediaRoot(s3_root)
+    planned, real, asked = root.states(["a.bin"])["a.bin"], root._fs._call_s3, []
+
+    async def counted(method, *args, **more):
+        asked.append(method)
+        return await real(method, *args, **more)
+
+    monkeypatch.setattr(root._fs, "_call_s3", counted)
+    with root.local_file("a.bin", planned) as file:
+        assert file.read_bytes() == b"123"
+    assert asked == ["get_object", "head_object"]
 
 
 def test_a_download_that_comes_out_short_is_the_storages_fault(s3_root, monkeypatch):  # noqa: F811
@@ -306,6 +331,7 @@ def test_media_of_a_bucket_through_the_sandbox(s3_root, tmp_path, monkeypatch): 
             ("no.png",) * 2,
             ("bad.mp4",) * 2,
         ]
+        assert not any(str(temporary) in r.detail for r in remote if isinstance(r, Rejection))
         assert b"AWS_" not in environment
         assert list(temporary.iterdir()) == []
         half = sandbox.decode_all(requests(s3_root))
