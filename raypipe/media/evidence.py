@@ -7,8 +7,12 @@ they log while a frame and all that it depends on is decoded counts as evidence 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import TypeVar
 
 from av import logging
+
+T = TypeVar("T")
 
 # As strict as files of good encoders allow (docs/decisions/0005 names the corpus).
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode+careful+compliant+aggressive"}
@@ -24,7 +28,7 @@ _SUSPICIOUS = re.compile(
 
 
 class Watch:
-    """Hears what libav logs in this thread while it is entered; use around calls, not around a yield."""
+    """Hears what libav logs in this thread while it is entered."""
 
     def __init__(self) -> None:
         self._lines: list[tuple[int, str, str]] = []
@@ -43,16 +47,30 @@ class Watch:
         logging.set_level(self._before[0])
         logging.set_skip_repeated(self._before[1])
 
+    def around(self, source: Iterator[T]) -> Iterator[T]:
+        """The same items; hears only while the source works, not while its user does."""
+        while True:
+            with self:
+                item = next(source, None)
+            if item is None:
+                return
+            yield item
+
+    def forget(self) -> None:
+        self._lines.clear()
+
     def fault(self, only: str = "") -> str | None:
-        """The first line heard since it was last entered that speaks of damage.
+        """The first line that speaks of damage since it was last entered or asked.
 
         Args:
             only: the name of the one part of libav that matters; all of them where empty.
         """
-        for level, name, line in self._lines:
-            if only and name != only:
-                continue
-            if _HARMLESS.search(line):
+        if not self._lines:
+            return None
+        lines = list(self._lines)
+        self._lines.clear()
+        for level, name, line in lines:
+            if (only and name != only) or _HARMLESS.search(line):
                 continue
             if level <= logging.ERROR or _SUSPICIOUS.search(line):
                 return f"{name}: {line.strip()[:160]}"

@@ -26,9 +26,8 @@ FORMATS = (
 )
 # Codecs whose containers mark the frames that stand by themselves. Of any other only the first one counts.
 KEYED = frozenset(
-    "h264 hevc vp8 vp9 libdav1d mpeg1video mpeg2video mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4 h263 flv wmv1 wmv2 wmv3"
-    " vc1 theora mjpeg prores dnxhd ffv1".split()
-)
+    ("h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2")
+) | frozenset(("msmpeg4", "h263", "flv", "wmv1", "wmv2", "wmv3", "vc1", "theora", "mjpeg", "prores", "ffv1"))
 UNKNOWN = np.iinfo(np.int64).min  # a time that the container does not give
 _BUFFER = 1 << 16  # bytes a read: what a seek throws away
 
