@@ -92,7 +92,7 @@ def illegal_nal(data: bytes, prefix: int) -> str | None:
     while place < size:
         begin = place + prefix
         place = begin + int.from_bytes(data[place:begin], "big")
-        if begin >= size or place > size:
+        if begin >= size or not begin < place <= size:
             return "NAL units do not fill the packet"
         end = place
         while end > begin and data[end - 1] == 0:  # padding that some writers leave
@@ -103,3 +103,24 @@ def illegal_nal(data: bytes, prefix: int) -> str | None:
                 return "a start code inside a NAL unit"
             zeros = data.find(b"\0\0", zeros + 1, end)
     return None
+
+
+def illegal_gif(data: bytes) -> str | None:
+    """Why a packet of a GIF cannot be whole, or None: its blocks must follow each other up to its end."""
+    place, size = 0, len(data)
+    if data[:4] == b"GIF8":
+        place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 128 else 0)
+    pictures = 0
+    while place < size and data[place] != 0x3B:
+        if data[place] == 0x2C and place + 10 < size:
+            flags = data[place + 9]
+            place += 10 + (3 << (flags & 7) + 1 if flags & 128 else 0) + 1
+            pictures += 1
+        elif data[place] == 0x21:
+            place += 2
+        else:
+            return "a block of an unknown kind"
+        while place < size and data[place]:
+            place += data[place] + 1
+        place += 1
+    return None if pictures == 1 and size - 1 <= place <= size else "the blocks of the picture do not fill it"

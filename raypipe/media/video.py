@@ -21,7 +21,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from raypipe.media.evidence import STRICT, STRICT_AV1, Watch, illegal_nal, too_large
+from raypipe.media.evidence import STRICT, STRICT_AV1, Watch, illegal_gif, illegal_nal, too_large
 from raypipe.media.fault import MediumError
 from raypipe.media.packets import UNKNOWN, OpenVideo, PacketTable, length_prefix, read_table
 from raypipe.media.sampling import choose
@@ -239,7 +239,7 @@ class Feed:
         Raises:
             Damaged: an error, a logged complaint, a marked frame, a form that cannot be.
         """
-        if packet is not None and self._prefix and (form := illegal_nal(bytes(packet), self._prefix)):
+        if packet is not None and (form := self._form(packet)):
             raise Damaged(form)
         stopped = ""
         try:
@@ -254,6 +254,11 @@ class Feed:
         for frame in frames:
             self._check(frame)
         return frames
+
+    def _form(self, packet) -> str | None:
+        if self._prefix:
+            return illegal_nal(bytes(packet), self._prefix)
+        return illegal_gif(bytes(packet)) if self.context.codec.name == "gif" else None
 
     def _check(self, frame) -> None:
         if frame.is_corrupt:
