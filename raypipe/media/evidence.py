@@ -82,11 +82,14 @@ def too_large(line: str) -> bool:
     return "max pixel count" in line or "frame size limit" in line.lower()
 
 
-def illegal_nal(data: bytes, prefix: int) -> str | None:
+def illegal_nal(data: bytes, prefix: int, padding: int = 8) -> str | None:
     """Why a packet of length-prefixed NAL units cannot be whole, or None.
 
     The units must fill the packet exactly. Inside a unit no two zero bytes are followed by 0, 1 or 2: an
     encoder puts a 3 between, so that a hole of zeros or a foreign start code shows.
+
+    Args:
+        padding: zeros that may follow the end of a unit; some writers leave them.
     """
     place, size = 0, len(data)
     while place < size:
@@ -95,7 +98,7 @@ def illegal_nal(data: bytes, prefix: int) -> str | None:
         if begin >= size or not begin < place <= size:
             return "NAL units do not fill the packet"
         end = place
-        while end > begin and data[end - 1] == 0:  # padding that some writers leave
+        while end > max(begin, place - padding) and data[end - 1] == 0:
             end -= 1
         zeros = data.find(b"\0\0", begin, end)
         while zeros >= 0:

@@ -126,7 +126,9 @@ def read_table(video: OpenVideo, watch: Watch) -> PacketTable:
     codec = stream.codec_context.codec.name
     look = _Look(codec, length_prefix(codec, stream.codec_context.extradata))
     pts, size, flags = array("q"), array("q"), bytearray()
-    ended = ""
+    name = video.container.format.name
+    # Opening reads the first packets. A movie header is no packet; what it lacks the index check tells.
+    ended = (watch.fault(only=name) or "") if "mov" not in name else ""
     try:
         with watch:
             for packet in video.container.demux(stream):
@@ -136,7 +138,7 @@ def read_table(video: OpenVideo, watch: Watch) -> PacketTable:
                 size.append(packet.size)
                 flags.append(look(packet))
     except (av.FFmpegError, OSError, ValueError) as fault:
-        ended = f"{type(fault).__name__}: {str(fault)[:120]}"
+        ended = ended or f"{type(fault).__name__}: {str(fault)[:120]}"
     _check_container(video, watch, len(pts), ended)
     bits = np.frombuffer(flags, np.uint8)
     table = _table(np.array(pts, np.int64), np.array(size, np.int64), bits, stream.time_base)
@@ -147,7 +149,7 @@ def read_table(video: OpenVideo, watch: Watch) -> PacketTable:
 
 def _check_container(video: OpenVideo, watch: Watch, packets: int, ended: str) -> None:
     name, size = video.container.format.name, video.container.size
-    said = watch.fault(only=name) or ended
+    said = ended or watch.fault(only=name)
     # The index of these lists every packet. (That of the others lists places to seek to.)
     promised = len(video.stream.index_entries) if "mov" in name or name == "avi" else packets
     if name == "avi":

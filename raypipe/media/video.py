@@ -128,7 +128,8 @@ class Video:
 
     def __init__(self, file: Path, request: DecodeRequest) -> None:
         self._file, self._request, self.watch = file, request, Watch()
-        self.open = OpenVideo(file, request.max_pixels)
+        with self.watch:
+            self.open = OpenVideo(file, request.max_pixels)
         self.feed = Feed(self.open.stream, self.watch, request.max_pixels)
         self._to_rgb = VideoReformatter()  # kept: a new one for each frame costs more than the conversion
         self.repeats: Counter[int] = Counter()
@@ -257,7 +258,9 @@ class Feed:
 
     def _form(self, packet) -> str | None:
         if self._prefix:
-            return illegal_nal(bytes(packet), self._prefix)
+            # Intra-only H.264 of cameras fills its packets up with zeros.
+            hevc = self.context.codec.name == "hevc"
+            return illegal_nal(bytes(packet), self._prefix, 8 if hevc else packet.size)
         return illegal_gif(bytes(packet)) if self.context.codec.name == "gif" else None
 
     def _check(self, frame) -> None:

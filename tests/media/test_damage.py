@@ -187,6 +187,8 @@ def test_nal_units_fill_their_packet():
     assert illegal_nal(b"\0\0\0\6\x65\1\0\0\2\1", 4)
     assert illegal_nal(b"\0\0\0\6\x65\1\0\0\0\0", 4) is None  # padding at the end
     assert illegal_nal(b"\0\0\0\7\x65\1\0\0\0\0\1", 4)
+    assert illegal_nal(b"\0\0\0\x12\x65\1" + bytes(16), 4)
+    assert illegal_nal(b"\0\0\0\x12\x65\1" + bytes(16), 4, padding=99) is None
 
 
 def test_the_blocks_of_a_gif_fill_their_packet():
