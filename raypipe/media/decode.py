@@ -12,14 +12,17 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from raypipe.media.fault import MediumError as MediumError
 from raypipe.media.rendition import perceptual_hash, store_frame
-from raypipe.media.video import Picture, read_video
 from raypipe.records import Medium, MediumKind, Reason
 from raypipe.settings import Rendition, Sampling
+
+if TYPE_CHECKING:
+    from raypipe.media.video import Picture
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ def decode(request: DecodeRequest) -> Medium:
     Raises:
         MediumError: with the reason to quarantine it for.
     """
+    from raypipe.media.video import Picture, read_video  # the child process alone pays for libav
+
     file = resolve(request.root, request.path)
     digest = _sha256(file)
     if request.kind is MediumKind.IMAGE:
