@@ -26,9 +26,8 @@ FORMATS = (
 )
 # Codecs whose containers mark the frames that stand by themselves. Of any other only the first one counts.
 KEYED = frozenset(
-    "h264 hevc vp8 vp9 libdav1d mpeg1video mpeg2video mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4 h263 flv wmv1 wmv2 wmv3"
-    " vc1 theora mjpeg prores dnxhd ffv1".split()
-)
+    ("h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2")
+) | frozenset(("msmpeg4", "h263", "flv", "wmv1", "wmv2", "wmv3", "vc1", "theora", "mjpeg", "prores", "ffv1"))
 UNKNOWN = np.iinfo(np.int64).min  # a time that the container does not give
 _BUFFER = 1 << 16  # bytes a read: what a seek throws away
 
@@ -94,7 +93,7 @@ class PacketTable:
         size: int64 [packets], bytes.
         start: bool [packets], decoding can start here.
         closed: bool [packets], and nothing from here on knows of what was before.
-        shown: bool [packets], a frame comes of it (not cut away by an edit list, not hidden).
+        shown: bool [packets], a frame comes of it (not cut away by an edit list).
         corrupt: bool [packets], the demuxer says so.
         order: packets in the order of presentation, shown ones only: ``order[position]`` is a packet.
         planned: times are known and unique, so that a frame can be told by its time.
@@ -127,7 +126,9 @@ def read_table(video: OpenVideo, watch: Watch) -> PacketTable:
     codec = stream.codec_context.codec.name
     look = _Look(codec, length_prefix(codec, stream.codec_context.extradata))
     pts, size, flags = array("q"), array("q"), bytearray()
-    ended = ""
+    name = video.container.format.name
+    # Opening reads the first packets. A movie header is no packet; what it lacks the index check tells.
+    ended = (watch.fault(only=name) or "") if "mov" not in name else ""
     try:
         with watch:
             for packet in video.container.demux(stream):
@@ -137,7 +138,7 @@ def read_table(video: OpenVideo, watch: Watch) -> PacketTable:
                 size.append(packet.size)
                 flags.append(look(packet))
     except (av.FFmpegError, OSError, ValueError) as fault:
-        ended = f"{type(fault).__name__}: {str(fault)[:120]}"
+        ended = ended or f"{type(fault).__name__}: {str(fault)[:120]}"
     _check_container(video, watch, len(pts), ended)
     bits = np.frombuffer(flags, np.uint8)
     table = _table(np.array(pts, np.int64), np.array(size, np.int64), bits, stream.time_base)
@@ -147,30 +148,41 @@ def read_table(video: OpenVideo, watch: Watch) -> PacketTable:
 
 
 def _check_container(video: OpenVideo, watch: Watch, packets: int, ended: str) -> None:
-    name = video.container.format.name
-    promised = len(video.stream.index_entries) if "mov" in name else 0
-    said = watch.fault(only=name)
+    name, size = video.container.format.name, video.container.size
+    said = ended or watch.fault(only=name)
+    # The index of these lists every packet. (That of the others lists places to seek to.)
+    promised = len(video.stream.index_entries) if "mov" in name or name == "avi" else packets
+    if name == "avi":
+        promised = max(promised, video.stream.frames)
+    if promised != packets:  # samples without bytes are no packets
+        promised -= sum(not entry.size for entry in video.stream.index_entries)
     if promised > packets:
         raise MediumError(Reason.MEDIA_TRUNCATED, f"{packets} of {promised} frames are there")
-    if said or ended:
-        cut = any(word in (said or "") for word in ("partial file", "prematurely", "truncat"))
-        reason = Reason.MEDIA_TRUNCATED if cut else Reason.FRAMES_DAMAGED
-        raise MediumError(reason, said or ended)
+    if promised < packets:
+        raise MediumError(Reason.FRAMES_DAMAGED, f"{packets} frames are there, the index has {promised}")
+    if name == "mpegts" and all(size % length for length in (188, 192, 204)):
+        raise MediumError(Reason.MEDIA_TRUNCATED, f"{size} bytes are no whole number of transport packets")
+    if said:
+        cut = any(word in said for word in ("partial file", "prematurely", "truncat"))
+        raise MediumError(Reason.MEDIA_TRUNCATED if cut else Reason.FRAMES_DAMAGED, said)
 
 
 def _table(pts: np.ndarray, size: np.ndarray, bits: np.ndarray, time_base: Fraction) -> PacketTable:
+    # Whether a packet of VP8 or VP9 shows a frame stands in its first byte, which may be damaged: decode.
+    hides = bool((bits & 16).any())
     start, shown, corrupt, closed = ((bits & bit) > 0 for bit in (1, 2, 4, 8))
     visible = np.flatnonzero(shown)
     order = visible[np.argsort(pts[visible], kind="stable")]
     ticks = pts[order]
     known = bool(len(ticks)) and bool((pts != UNKNOWN).all()) and bool((np.diff(ticks) > 0).all())
     # Frames shown before the first start depend on what is not in the file: a decoder drops them.
-    planned = known and bool(start[0]) and pts[0] <= ticks[0]
+    planned = known and bool(start[0]) and pts[0] <= ticks[0] and not hides
     return PacketTable(pts, size, start, closed, shown, corrupt, order, bool(planned), time_base)
 
 
 class _Look:
-    """What a packet says of itself: decoding can start here (1), shown (2), corrupt (4), closed (8)."""
+    """What a packet says of itself: decoding can start here (1), shown (2), corrupt (4), closed (8),
+    hidden by its own word (16)."""
 
     def __init__(self, codec: str, prefix: int) -> None:
         self._codec, self._prefix, self._first = codec, prefix, True
@@ -180,7 +192,7 @@ class _Look:
         if self._codec in ("vp8", "vp9"):
             data = memoryview(packet)
             key, shown = _vp8(data) if self._codec == "vp8" else _vp9(data)
-            return bits & (7 if shown else 5) | 9 * (key and packet.is_keyframe)
+            return bits | 9 * (key and packet.is_keyframe) | 16 * (not shown)
         if not packet.is_keyframe:
             return bits
         first, self._first = self._first, False

@@ -32,10 +32,10 @@ def choose(times: np.ndarray, keys: np.ndarray, sampling: Sampling) -> tuple[int
     """The positions kept by any policy.
 
     ``fps`` takes the frame on show at each instant k / fps after the first frame, up to the time of the last
-    frame; a frame on show at several instants is kept once. More than ``max_frames`` of them, or fewer than
-    ``min_frames``, and so many instants are spread evenly over the clip instead, first and last included; only for
-    ``min_frames`` may a frame repeat. ``keyframes`` takes the frames that stand by themselves; more
-    than ``max_frames`` are thinned evenly, the first and the last kept.
+    frame; a frame on show at several instants is kept once. Are they more than ``max_frames``, or fewer than
+    ``min_frames``, then so many instants are spread evenly over the clip instead, first and last frame
+    included; only for ``min_frames`` may a frame repeat. ``keyframes`` takes the frames that stand by
+    themselves; more than ``max_frames`` are thinned evenly, the first and the last kept.
 
     Args:
         times: float64 [frames], seconds, rising, in presentation order.

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from raypipe.media.evidence import STRICT, STRICT_AV1, Watch, illegal_nal, too_large
+from raypipe.media.evidence import STRICT, STRICT_AV1, Watch, illegal_gif, illegal_nal, too_large
 from raypipe.media.fault import MediumError
 from raypipe.media.packets import UNKNOWN, OpenVideo, PacketTable, length_prefix, read_table
 from raypipe.media.sampling import choose
@@ -129,8 +130,10 @@ class Video:
 
     def __init__(self, file: Path, request: DecodeRequest) -> None:
         self._file, self._request, self.watch = file, request, Watch()
-        self.open = OpenVideo(file, request.max_pixels)
+        with self.watch:
+            self.open = OpenVideo(file, request.max_pixels)
         self.feed = Feed(self.open.stream, self.watch, request.max_pixels)
+        self._to_rgb = VideoReformatter()  # kept: a new one for each frame costs more than the conversion
         self.repeats: Counter[int] = Counter()
         self.count = 0
 
@@ -144,16 +147,14 @@ class Video:
         """Position, seconds and decoded frame of each sampled position, each once, in order."""
         try:
             table = read_table(self.open, self.watch)
-            if table.planned:
-                yield from self._planned(table)
-            else:
-                yield from self._sequential()
+            found = self._planned(table) if table.planned else self._sequential()
+            yield from self.watch.around(found)
         except Damaged as damage:
             reason = Reason.VIDEO_TOO_LARGE if too_large(str(damage)) else Reason.FRAMES_DAMAGED
             raise MediumError(reason, str(damage)[:240]) from None
 
     def upright(self, frame) -> Image.Image:
-        picture = frame.to_image()
+        picture = Image.fromarray(self._to_rgb.reformat(frame, format="rgb24").to_ndarray())
         turn = (round(frame.rotation) or self.feed.turn) % 360
         return picture.rotate(turn, expand=True) if turn else picture
 
@@ -180,6 +181,7 @@ class Video:
         self.open.close()
         self.open = OpenVideo(self._file, self._request.max_pixels)
         self.feed = Feed(self.open.stream, self.watch, self._request.max_pixels)
+        self.watch.forget()  # what the probing of the first packets had to say
 
     def _sequential(self) -> Iterator[tuple[int, float, Any]]:
         """Every frame from the first on: once to count them, once more to take the wanted ones."""
@@ -209,13 +211,9 @@ class Video:
 
 def read(demuxer: Iterator[Any], watch: Watch) -> Iterator[Any]:
     """The packets of a demuxer; what it complains of is raised."""
-    while True:
-        with watch:
-            packet = next(demuxer, None)
+    for packet in demuxer:
         if said := watch.fault():
             raise Damaged(said)
-        if packet is None:
-            return
         yield packet
 
 
@@ -244,22 +242,28 @@ class Feed:
         Raises:
             Damaged: an error, a logged complaint, a marked frame, a form that cannot be.
         """
-        if packet is not None and self._prefix and (form := illegal_nal(bytes(packet), self._prefix)):
+        if packet is not None and (form := self._form(packet)):
             raise Damaged(form)
         stopped = ""
-        with self._watch:
-            try:
-                frames = self.context.decode(packet)
-                if self._native and packet is not None:
-                    self.turn = next((round(f.rotation) for f in self._native.decode(packet)), 0)
-                    self._native = None
-            except av.FFmpegError as fault:
-                stopped = f"{type(fault).__name__}: {str(fault)[:120]}"
+        try:
+            frames = self.context.decode(packet)
+            if self._native and packet is not None:
+                self.turn = next((round(f.rotation) for f in self._native.decode(packet)), 0)
+                self._native = None
+        except av.FFmpegError as fault:
+            stopped = f"{type(fault).__name__}: {str(fault)[:120]}"
         if said := self._watch.fault() or stopped:
             raise Damaged(said)
         for frame in frames:
             self._check(frame)
         return frames
+
+    def _form(self, packet) -> str | None:
+        if self._prefix:
+            # Intra-only H.264 of cameras fills its packets up with zeros.
+            hevc = self.context.codec.name == "hevc"
+            return illegal_nal(bytes(packet), self._prefix, 8 if hevc else packet.size)
+        return illegal_gif(bytes(packet)) if self.context.codec.name == "gif" else None
 
     def _check(self, frame) -> None:
         if frame.is_corrupt:
@@ -296,6 +300,7 @@ class Walk:
         self._skips = video.feed.context.codec.name in SKIPPING
         self._packets: Iterator[Any] | None = None  # from the demuxer; None before the first seek
         self._next = 0  # the packet that it gives next
+        self._whole = True  # the decoder does not skip
 
     def frames(self, chains: list[Chain]) -> Iterator[tuple[int, Any]]:
         """Packet and frame of each target. A chain that fails is tried once more from an earlier start,
@@ -307,7 +312,7 @@ class Walk:
                 continue
             except (Damaged, _Lost):
                 start = self._safe(chain.start)
-            self._packets = None
+            self._packets, self._whole = None, True
             self._video.restart()
             try:
                 yield from self._chain(Chain(start, tuple(left), bold=False), left)
@@ -336,8 +341,9 @@ class Walk:
 
     def _decode(self, packet, whole: bool, left: set[int]) -> Iterator[tuple[int, Any]]:
         feed, ticks = self._video.feed, self._ticks
-        if self._skips:
+        if self._skips and whole is not self._whole:
             feed.context.skip_frame = "DEFAULT" if whole else "NONREF"
+            self._whole = whole
         for frame in feed(packet):
             if frame.pts is None:
                 raise Damaged("a frame without a time comes out")
@@ -356,9 +362,7 @@ class Walk:
             yield self._read()
 
     def _read(self) -> Any:
-        packet = next(self._packets, None) if self._packets else None
-        while packet is not None and not packet.size:
-            packet = next(self._packets, None) if self._packets else None
+        packet = next((p for p in self._packets if p.size), None) if self._packets else None
         at, table = self._next, self._table
         pts = UNKNOWN if packet is None or packet.pts is None else packet.pts
         if packet is None or pts != table.pts[at] or packet.size != table.size[at]:

@@ -1,4 +1,4 @@
-"""Clips that look like film: gradients, a texture and a disc that move, and grain; for exactness and damage tests."""
+"""Clips that look like film, for tests of exactness and damage: gradients, a texture and a disc move."""
 
 from __future__ import annotations
 
