@@ -112,7 +112,10 @@ def test_cut_with_the_index_in_front(tmp_path, share):
 
 
 def test_overwritten_bytes_are_mostly_refused(tmp_path):
-    """200 bytes of the pictures are overwritten. H.264 has no checksum: some decode all the same."""
+    """200 bytes of the pictures are overwritten. H.264 has no checksum: some decode all the same.
+
+    Damage to frames that no asked-for frame needs is no reason to refuse: those clips are right.
+    """
     file = write_clip(tmp_path / "a.mp4", 40, size=(160, 96), noise=10, g="10")
     truth, good = [pixels for _, pixels in all_frames(file)], file.read_bytes()
     body, end = good.index(b"mdat") + 8, good.index(b"moov") - 4
@@ -132,9 +135,9 @@ def test_overwritten_bytes_are_mostly_refused(tmp_path):
             shown = zip(medium.frames, medium.frame_index, strict=True)
             same = all(np.array_equal(load_frame(f), truth[p]) for f, p in shown)
             right, wrong = right + same, wrong + (not same)
-    assert refused >= 20
+    assert refused >= 15
     assert refused + right + wrong == 30
-    assert wrong <= 6, f"{refused} refused, {right} untouched, {wrong} wrong"
+    assert wrong <= 4, f"{refused} refused, {right} untouched, {wrong} wrong"
 
 
 def test_most_overwritten_clips_are_refused(tmp_path):

@@ -34,7 +34,7 @@ def test_one_picture_is_held_at_a_time_and_encoded_once(tmp_path, monkeypatch):
         encoded.append(number_of(image))
         return store_frame(image, rendition)
 
-    monkeypatch.setattr(module, "read_video", read_video)
+    monkeypatch.setattr(video, "read_video", read_video)
     monkeypatch.setattr(module, "store_frame", counted)
     (tmp_path / "a.mp4").write_bytes(b"any")
     request = module.DecodeRequest("k", MediumKind.VIDEO, str(tmp_path), "a.mp4", Sampling(), Rendition())

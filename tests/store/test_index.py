@@ -298,7 +298,8 @@ def test_remote_rows_are_one_ranged_read_each(bucket):
 
     class Counted(Store):
         def range(self, name: str, offset: int, length: int) -> bytes:
-            asked.append((name, offset, length))
+            if name.startswith("media/"):
+                asked.append((name, offset, length))
             return super().range(name, offset, length)
 
         def read(self, name: str) -> bytes:
