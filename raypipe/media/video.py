@@ -21,9 +21,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from raypipe.media.evidence import STRICT, STRICT_AV1, Watch, illegal_gif, illegal_nal, too_large
+from raypipe.media.evidence import Watch, too_large
 from raypipe.media.fault import MediumError
-from raypipe.media.packets import UNKNOWN, OpenVideo, PacketTable, length_prefix, read_table
+from raypipe.media.feed import Damaged, Feed, read
+from raypipe.media.packets import UNKNOWN, OpenVideo, PacketTable, read_table
 from raypipe.media.sampling import choose
 from raypipe.records import Reason
 
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
 # Codecs whose frames to which none refers are skipped exactly (tests/media/test_codec_matrix.py).
 SKIPPING = frozenset(("h264", "hevc", "mpeg4", "mpeg2video"))
-# libvpx sees when the bits of a VP9 frame do not end where the frame ends; the native decoder does not.
 _NEAR = 24  # packets that are read over rather than sought over
-_LIBVPX_VP9 = frozenset(("yuv420p", "yuv422p", "yuv440p", "yuv444p"))
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,6 @@ def read_video(file: Path, request: DecodeRequest) -> Iterator[Picture]:
         raise
     except (av.FFmpegError, OSError, ValueError, IndexError) as fault:
         raise MediumError(Reason.MEDIA_UNREADABLE, f"{type(fault).__name__}: {str(fault)[:160]}") from None
-
-
-class Damaged(Exception):
-    """Something speaks against the frames that are being decoded."""
 
 
 class _Lost(Exception):
@@ -209,86 +204,12 @@ class Video:
             yield from self.feed(packet if packet.size else None)
 
 
-def read(demuxer: Iterator[Any], watch: Watch) -> Iterator[Any]:
-    """The packets of a demuxer; what it complains of is raised."""
-    for packet in demuxer:
-        if said := watch.fault():
-            raise Damaged(said)
-        yield packet
-
-
 def _times(ticks: np.ndarray, stream) -> np.ndarray:
     """Seconds from the first frame; by the frame rate where the stream has no times that go forward."""
     if (ticks != UNKNOWN).all() and (np.diff(ticks) >= 0).all():
         return (ticks - ticks[0]) * float(stream.time_base)
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return np.arange(len(ticks)) / float(rate)
-
-
-class Feed:
-    """A decoder that raises whatever speaks against its frames."""
-
-    def __init__(self, stream, watch: Watch, max_pixels: int) -> None:
-        self.context = _decoder(stream, max_pixels)
-        self._native = stream.codec_context if self.context is not stream.codec_context else None
-        self._prefix = length_prefix(self.context.codec.name, stream.codec_context.extradata)
-        self._watch, self._max_pixels = watch, max_pixels
-        self._shape: tuple[Any, ...] = ()
-        self.turn = 0  # degrees, where the frames themselves do not know it
-
-    def __call__(self, packet) -> list[Any]:
-        """The frames that come out for a packet; None drains the decoder.
-
-        Raises:
-            Damaged: an error, a logged complaint, a marked frame, a form that cannot be.
-        """
-        if packet is not None and (form := self._form(packet)):
-            raise Damaged(form)
-        stopped = ""
-        try:
-            frames = self.context.decode(packet)
-            if self._native and packet is not None:
-                self.turn = next((round(f.rotation) for f in self._native.decode(packet)), 0)
-                self._native = None
-        except av.FFmpegError as fault:
-            stopped = f"{type(fault).__name__}: {str(fault)[:120]}"
-        if said := self._watch.fault() or stopped:
-            raise Damaged(said)
-        for frame in frames:
-            self._check(frame)
-        return frames
-
-    def _form(self, packet) -> str | None:
-        if self._prefix:
-            # Intra-only H.264 of cameras fills its packets up with zeros.
-            hevc = self.context.codec.name == "hevc"
-            return illegal_nal(bytes(packet), self._prefix, 8 if hevc else packet.size)
-        return illegal_gif(bytes(packet)) if self.context.codec.name == "gif" else None
-
-    def _check(self, frame) -> None:
-        if frame.is_corrupt:
-            raise Damaged("the decoder marks a frame as damaged")
-        if frame.width * frame.height > self._max_pixels:
-            raise MediumError(Reason.VIDEO_TOO_LARGE, f"{frame.width}x{frame.height} pixels")
-        shape = frame.width, frame.height, frame.format.name
-        if self._shape and shape != self._shape and not frame.key_frame:
-            raise Damaged(f"the picture changes its form from {self._shape} to {shape}")
-        self._shape = shape
-
-
-def _decoder(stream, max_pixels: int):
-    """A decoder for the stream, as strict as it gets, with one thread."""
-    given = stream.codec_context
-    name = given.codec.name
-    context = given
-    if name == "vp9" and given.pix_fmt in _LIBVPX_VP9:
-        context = av.CodecContext.create("libvpx-vp9", "r")
-        context.extradata = given.extradata
-        for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
-            setattr(context, tag, getattr(given, tag))
-    given.thread_count = context.thread_count = 1
-    context.options = {**(STRICT_AV1 if name == "libdav1d" else STRICT), "max_pixels": str(max_pixels)}
-    return context
 
 
 class Walk:
@@ -301,6 +222,7 @@ class Walk:
         self._packets: Iterator[Any] | None = None  # from the demuxer; None before the first seek
         self._next = 0  # the packet that it gives next
         self._whole = True  # the decoder does not skip
+        self._seeks = True  # until a seek led elsewhere
 
     def frames(self, chains: list[Chain]) -> Iterator[tuple[int, Any]]:
         """Packet and frame of each target. A chain that fails is tried once more from an earlier start,
@@ -310,7 +232,8 @@ class Walk:
             try:
                 yield from self._chain(chain, left)
                 continue
-            except (Damaged, _Lost):
+            except (Damaged, _Lost) as fault:
+                self._seeks = self._seeks and not isinstance(fault, _Lost)
                 start = self._safe(chain.start)
             self._packets, self._whole = None, True
             self._video.restart()
@@ -372,7 +295,7 @@ class Walk:
 
     def _go_to(self, chain: Chain) -> None:
         near = self._packets is not None and 0 <= chain.start - self._next <= _NEAR
-        if not near and chain.bold:
+        if not near and chain.bold and self._seeks:
             self._seek(chain.start)
         elif self._packets is None:
             self._packets, self._next = self._demux(), 0
@@ -382,7 +305,10 @@ class Walk:
     def _seek(self, start: int) -> None:
         """Leads to the start or to a packet before it; where it leads is told by the packet that comes."""
         video, table = self._video.open, self._table
-        video.container.seek(int(table.pts[start]), stream=video.stream, backward=True)
+        try:
+            video.container.seek(int(table.pts[start]), stream=video.stream, backward=True)
+        except (av.FFmpegError, OSError):
+            raise _Lost from None
         packets = self._demux()
         packet = next((p for p in packets if p.size), None)
         if packet is None or packet.pts is None:
