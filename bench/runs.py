@@ -130,13 +130,13 @@ def _hanging() -> Iterator[Figure]:
     with TreeClock() as clock:
         seen = hung_once(clip, clock)
     limits = DatasetSettings(name="x", data_root="x", annotations=["x"], out="x").limits
-    idle_s = limits.timeout_s * limits.tries
+    idle_s = limits.stall_s * limits.tries
     per_clip_s = seen["clean_wall_s"]
     lost = 0.001 * (idle_s + seen["extra_cpu_s"]) / per_clip_s
     yield plain(
         "hanging_worker_time",
         "worker time lost with 0.1 % hanging clips among 60 s 720p clips (arithmetic: "
-        f"{limits.timeout_s:g} s x {limits.tries} tries, {per_clip_s:.2f} s a whole clip)",
+        f"{limits.stall_s:g} s without a sign of life x {limits.tries} tries, {per_clip_s:.2f} s a clip)",
         lost,
         "share of worker time",
         0.03,

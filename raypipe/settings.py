@@ -60,10 +60,14 @@ class Rendition(Settings):
 
 
 class DecodeLimits(Settings):
-    """Limits of the decoding child process, per medium."""
+    """Limits of the decoding child process, per medium.
+
+    ``stall_s``: without a sign of life, while ``timeout_s`` is for all of it.
+    """
 
     timeout_s: float = Field(60.0, gt=0)
-    memory_mib: int = Field(4096, ge=256)
+    stall_s: float = Field(8.0, gt=0)
+    memory_mib: int = Field(4096, ge=512)
     tries: int = Field(2, ge=1, le=5)
     max_pixels: int = 100_000_000
 

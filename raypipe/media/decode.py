@@ -15,6 +15,7 @@ from PIL import Image
 
 from raypipe.media.fault import MediumError as MediumError
 from raypipe.media.image import image_frame, read_image
+from raypipe.media.pulse import beat
 from raypipe.media.rendition import load_frame, perceptual_hash, store_frame
 from raypipe.media.source import MediaRoot, State
 from raypipe.records import Medium, MediumKind, Reason
@@ -102,8 +103,12 @@ def _medium(
 
 
 def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
     try:
-        with open(file, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        with open(file, "rb", buffering=0) as handle:
+            while piece := handle.read(1 << 22):
+                digest.update(piece)
+                beat()
+        return digest.hexdigest()
     except OSError as fault:
         raise MediumError(Reason.MEDIA_UNREADABLE, str(fault)[:200]) from None

@@ -10,6 +10,7 @@ import av
 from raypipe.media.evidence import STRICT, STRICT_AV1, Watch, illegal_gif, illegal_nal
 from raypipe.media.fault import MediumError
 from raypipe.media.packets import length_prefix
+from raypipe.media.pulse import beat
 from raypipe.records import Reason
 
 # libvpx sees when the bits of a VP9 frame do not end where the frame ends; the native decoder does not.
@@ -23,6 +24,7 @@ class Damaged(Exception):
 def read(demuxer: Iterator[Any], watch: Watch) -> Iterator[Any]:
     """The packets of a demuxer; what it complains of is raised."""
     for packet in demuxer:
+        beat()
         if said := watch.fault():
             raise Damaged(said)
         yield packet

@@ -17,6 +17,7 @@ from av.stream import Discard, Disposition
 
 from raypipe.media.evidence import Watch
 from raypipe.media.fault import MediumError
+from raypipe.media.pulse import beat
 from raypipe.records import Reason
 
 # Containers that hold their pictures themselves. A playlist (HLS, ffconcat) would open other files.
@@ -132,6 +133,7 @@ def read_table(video: OpenVideo, watch: Watch) -> PacketTable:
     try:
         with watch:
             for packet in video.container.demux(stream):
+                beat()
                 if not packet.size:
                     continue
                 pts.append(UNKNOWN if packet.pts is None else packet.pts)

@@ -5,7 +5,8 @@ for many media (its start costs a third of a second) and is replaced when it die
 that kills it on every try becomes a Rejection.
 
 The two sides speak over pipes: a header of 4 bytes (length) and a JSON object with base64 frames,
-so that nothing from a hostile file is ever unpickled. What is not such an answer counts as a crash.
+so that nothing from a hostile file is ever unpickled. What is not such an answer counts as a crash. A header
+of zero is a sign of life (pulse.py): a child that gives none for a while hangs.
 The child sees local files only: media of a remote root are fetched here, and no secret of the
 environment is handed on.
 """
@@ -32,6 +33,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from raypipe.errors import ServiceError
+from raypipe.media import pulse
 from raypipe.media.decode import DecodeRequest, decode
 from raypipe.media.fault import MediumError
 from raypipe.media.fetch import near_media
@@ -167,7 +169,11 @@ class Sandbox:
         message = json.dumps({**asdict(request), **_settings_of(request), **more}).encode()
         self._served += 1
         try:
-            reply = self._exchange(child, message, time.monotonic() + self.limits.timeout_s)
+            # A picture is made in one step, and decord decodes a whole chain in one: they give no signs.
+            speaks = request.kind is MediumKind.VIDEO and request.decoder == "pyav"
+            reply = self._exchange(
+                child, message, self.limits.timeout_s, self.limits.stall_s if speaks else None
+            )
         except ChildDied:
             raise
         except BaseException:  # interrupted: the answer to come is not that to the next question
@@ -177,15 +183,20 @@ class Sandbox:
             raise ChildDied(Reason.DECODER_CRASHED, "the decoder answered another question")
         return reply
 
-    def _exchange(self, child: subprocess.Popen[bytes], message: bytes, deadline: float) -> dict[str, Any]:
+    def _exchange(
+        self, child: subprocess.Popen[bytes], message: bytes, limit_s: float, stall_s: float | None = None
+    ) -> dict[str, Any]:
+        end = time.monotonic() + limit_s
         try:
             if message:
                 child.stdin.write(_HEADER.pack(len(message)) + message)  # type: ignore[union-attr]
                 child.stdin.flush()  # type: ignore[union-attr]
-            size = _HEADER.unpack(self._read(child.stdout, _HEADER.size, deadline))[0]
+            size = 0
+            while not size:
+                size = _HEADER.unpack(self._read(child.stdout, _HEADER.size, end, stall_s))[0]
             if size > MOST_REPLY:
                 raise ChildDied(Reason.DECODER_CRASHED, f"the decoder announced {size} bytes")
-            reply = json.loads(self._read(child.stdout, size, deadline))
+            reply = json.loads(self._read(child.stdout, size, end))
         except (BrokenPipeError, ConnectionResetError):
             raise self._died(child) from None
         except (ValueError, RecursionError):
@@ -204,7 +215,7 @@ class Sandbox:
             try:
                 child = self._start()
                 self._owner, self._served = os.getpid(), 0
-                self._exchange(child, b"", time.monotonic() + START_S)
+                self._exchange(child, b"", START_S)
                 return child
             except (ChildDied, OSError) as died:
                 fault = died
@@ -224,19 +235,24 @@ class Sandbox:
         )
         return self._child
 
-    def _read(self, pipe: BinaryIO | Any, size: int, deadline: float) -> bytes:
+    def _read(self, pipe: BinaryIO | Any, size: int, end: float, stall_s: float | None = None) -> bytes:
         data = bytearray()
         waiter = select.poll()  # select() takes no file number above 1023
         waiter.register(pipe, select.POLLIN)
         while len(data) < size:
-            left = deadline - time.monotonic()
-            if not waiter.poll(max(0.0, left) * 1000):
-                raise ChildDied(Reason.DECODER_TIMEOUT, f"no answer within {self.limits.timeout_s:g} s")
+            left = end - time.monotonic()
+            stalls = stall_s is not None and stall_s < left
+            if not waiter.poll(max(0.0, stall_s if stalls and stall_s else left) * 1000):
+                said = f"no sign of life for {stall_s:g} s" if stalls else self._too_long()
+                raise ChildDied(Reason.DECODER_TIMEOUT, said)
             piece = os.read(pipe.fileno(), min(1 << 20, size - len(data)))
             if not piece:
                 raise self._died(self._child)
             data += piece
         return bytes(data)
+
+    def _too_long(self) -> str:
+        return f"no answer within {self.limits.timeout_s:g} s"
 
     def _died(self, child: subprocess.Popen[bytes] | None) -> ChildDied:
         try:
@@ -244,7 +260,7 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             return ChildDied(Reason.DECODER_CRASHED, "the decoder closed its pipe")
         if code == -signal.SIGALRM:  # its own alarm; this process was held up for longer than the limit
-            return ChildDied(Reason.DECODER_TIMEOUT, f"no answer within {self.limits.timeout_s:g} s")
+            return ChildDied(Reason.DECODER_TIMEOUT, self._too_long())
         said = f"by signal {-code}" if code and code < 0 else f"({code})"
         return ChildDied(Reason.DECODER_CRASHED, f"the decoder ended {said}")
 
@@ -350,6 +366,7 @@ def _serve() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     files = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    pulse.tell_by(lambda: _send(replies, b""))
     _send(replies, b'{"ready": true}')
     while header := requests.read(_HEADER.size):
         message = json.loads(requests.read(_HEADER.unpack(header)[0]))

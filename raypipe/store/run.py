@@ -14,7 +14,7 @@ from raypipe.settings import Settings, how_fields, identity
 from raypipe.store.files import Store
 from raypipe.store.shards import sha256
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of run folders; 1 had other indexes, and settings without a hash of their own
 SETTINGS, MANIFEST, QUARANTINE, COMMIT = "settings.json", "manifest.json", "quarantine.jsonl", "commit.json"
 
 
@@ -82,6 +82,7 @@ class Run:
         if run.store.put_new(SETTINGS, _dump(mine)):
             return run
         there = run.settings
+        run.check_version()
         if there.get("kind") != kind or there.get("identity") != mine["identity"]:
             changed = _changed(there.get("settings", {}), mine["settings"], settings)
             raise RequestError(
@@ -102,6 +103,7 @@ class Run:
         run = cls(root)
         if not run.store.exists(SETTINGS):
             raise RequestError(f"not a run folder: {run.store.root}", "give the out= folder of a raypipe run")
+        run.check_version()
         if kind and run.kind != kind:
             raise RequestError(f"{run.store.root} is a {run.kind} run, not a {kind} run")
         if complete and not run.complete:
@@ -113,6 +115,21 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         return self._json(SETTINGS)
+
+    def check_version(self) -> None:
+        """Refuses a folder of another format; one that is damaged there is left to verify.
+
+        Raises:
+            RequestError: naming the raypipe that wrote it.
+        """
+        body = self.settings
+        version = body.get("schema_version")
+        if version != SCHEMA_VERSION and ("sha256" not in body or self.settings_are_whole()):
+            raise RequestError(
+                f"{self.store.root} was made by raypipe {body.get('raypipe')} in format {version}; raypipe "
+                f"{__version__} reads format {SCHEMA_VERSION}",
+                "use that raypipe, or make the run again in another folder",
+            )
 
     def commit_is_whole(self) -> bool:
         """Whether commit.json is, to the byte, what was written."""

@@ -30,6 +30,10 @@ def decode(request):
     if name.startswith("hang"):
         open(f"{request.root}/{request.path}.{os.getpid()}", "w").close()
         time.sleep(600)
+    if name.startswith("slow"):
+        for _ in range(30):
+            time.sleep(0.1)
+            sandbox.pulse.beat()
     if name.startswith("segv"):
         ctypes.string_at(0)
     if name.startswith("abort"):
@@ -123,6 +127,22 @@ def test_a_crash_ends_after_two_tries(root, name, said):
         assert isinstance(sandbox.decode(request(root, "good.png")), Medium)
         assert len(sandbox.started) == 3  # the first, one more try, one for the next medium
     assert not any(_alive(pid) for pid in sandbox.started)
+
+
+def test_a_video_that_gives_no_sign_of_life_ends_early(root):
+    """And one that has much to do does not."""
+    for name in ("hang", "slow"):
+        write_clip(root / f"{name}.mp4", 9)
+    with Harmful(DecodeLimits(stall_s=2)) as sandbox:
+        assert isinstance(sandbox.decode(request(root, "slow.mp4", MediumKind.VIDEO)), Medium)
+        assert len(sandbox.started) == 1
+        began = time.monotonic()
+        found = sandbox.decode(request(root, "hang.mp4", MediumKind.VIDEO))
+        took = time.monotonic() - began
+        assert isinstance(found, Rejection)
+        assert found.reason is Reason.DECODER_TIMEOUT
+        assert "no sign of life for 2 s, 2 tries" in found.detail
+        assert 4 <= took < 30
 
 
 def test_a_hang_ends_after_two_tries(root):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from PIL import Image
 
 from raypipe.media import decode as module
+from raypipe.media import video
 from raypipe.media.rendition import load_frame, perceptual_hash
 from raypipe.records import MediumKind
 from raypipe.settings import Rendition, Sampling

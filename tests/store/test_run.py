@@ -94,3 +94,13 @@ def test_settings_are_whole_and_resolved(tmp_path):
     stored = json.loads((tmp_path / "settings.json").read_text())["settings"]
     assert stored["sampling"] == Sampling().model_dump()
     assert stored["limits"]["tries"] == 2
+
+
+def test_a_folder_of_another_format_is_refused_by_name(tmp_path):
+    run = start(tmp_path)
+    body = {**run.settings, "schema_version": 1, "raypipe": "0.0.9"}
+    del body["sha256"]
+    (tmp_path / "settings.json").write_text(json.dumps(body))
+    for again in (lambda: start(tmp_path), lambda: Run.open(str(tmp_path))):
+        with pytest.raises(RequestError, match=r"made by raypipe 0\.0\.9 in format 1"):
+            again()
