@@ -122,7 +122,10 @@ class Run:
         Raises:
             RequestError: naming the raypipe that wrote it.
         """
-        body = self.settings
+        try:
+            body = self.settings
+        except DamageError:
+            return
         version = body.get("schema_version")
         if version != SCHEMA_VERSION and ("sha256" not in body or self.settings_are_whole()):
             raise RequestError(
