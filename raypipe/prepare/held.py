@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -29,9 +29,14 @@ class Held:
     store: Store
     records: dict[str, Record] = field(default_factory=dict)
 
-    def rejected(self) -> dict[str, str]:
-        """Keys in quarantine, each with the unit that says so."""
-        return {r["id"]: unit for unit, record in self.records.items() for r in record["rejections"]}
+    def rejected_by(self, keys: Container[str]) -> list[str]:
+        """The units that put any of these media in quarantine, sorted."""
+        found = {u for u, record in self.records.items() for r in record["rejections"] if r["id"] in keys}
+        return sorted(found)
+
+    def rejected(self) -> set[str]:
+        """The keys of all media in quarantine."""
+        return {r["id"] for record in self.records.values() for r in record["rejections"]}
 
 
 def record_name(unit: str) -> str:
@@ -104,9 +109,9 @@ def plan_units(
                 units.append(_carry(how, wanted, rows, other.store.root, record))
                 kept |= rows.keys()
     left = [m for m in media if m.key not in kept]
-    again = own.rejected().keys() & {m.key for m in left} if settings.retry_quarantined else set()
-    if again:  # under names of their own, for the records of the first try are there
-        how_again = fingerprint(how, sorted(own.rejected()[k] for k in again))
+    again = own.rejected() & {m.key for m in left} if settings.retry_quarantined else set()
+    if again:  # under names of their own, for the records of earlier tries are there
+        how_again = fingerprint(how, own.rejected_by(again))
         units += pack((m for m in left if m.key in again), settings.media_per_shard, how_again)
     return units + pack((m for m in left if m.key not in again), settings.media_per_shard, how)
 

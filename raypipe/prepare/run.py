@@ -100,8 +100,7 @@ def _plan(
     own = held_by(run.store)
     parts = [identity(settings), inputs, [other.lineage()["manifest_sha256"] for other in others]]
     if settings.retry_quarantined:
-        wanted = {m.key for m in found.media}
-        parts.append(sorted({unit for key, unit in own.rejected().items() if key in wanted}))
+        parts.append(own.rejected_by({m.key for m in found.media}))
     name = f"{PLAN}/{fingerprint(*parts)}.arrow"
     if run.store.exists(name):
         return Plan.read(run.store, name)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from raypipe.records import MediumKind, fingerprint
 from raypipe.store.files import Store
-from raypipe.store.shards import Shard, encode_batches
+from raypipe.store.shards import Shard, encode_batches, read_block
 
 PLAN = "plan"
 IMAGE_WEIGHT, VIDEO_WEIGHT = 1, 16
@@ -137,8 +137,7 @@ class Plan:
 
 def read_unit(store: Store, plan: str, ref: UnitRef) -> Unit:
     """One unit of a plan by one ranged read."""
-    message = pa.ipc.read_message(pa.BufferReader(store.range(plan, ref.offset, ref.length)))
-    rows = pa.ipc.read_record_batch(message, PLAN_SCHEMA).to_pylist()
+    rows = read_block(store.range(plan, ref.offset, ref.length), PLAN_SCHEMA).to_pylist()
     media = tuple(
         Wanted(r["key"], MediumKind(r["kind"]), r["path"], r["size"], r["stamp"], r["row"]) for r in rows
     )

@@ -25,7 +25,7 @@ INDEX = "index.arrow"
 OPEN_SHARDS = 256
 _FRAMES = MEDIA_SCHEMA.get_field_index("frames")
 # What reading a damaged file raises, from Arrow or from looking into its bytes with numpy.
-_FAULTS = (pa.ArrowException, OSError, ValueError, IndexError, OverflowError)
+_FAULTS = (pa.ArrowException, OSError, ValueError, IndexError, OverflowError, EOFError)
 _VERIFY = "raypipe verify shows what is damaged"
 
 

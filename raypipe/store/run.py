@@ -127,7 +127,8 @@ class Run:
         except DamageError:
             return
         version = body.get("schema_version")
-        if version != SCHEMA_VERSION and ("sha256" not in body or self.settings_are_whole()):
+        other = isinstance(version, int) and version != SCHEMA_VERSION
+        if other and ("sha256" not in body or self.settings_are_whole()):
             raise RequestError(
                 f"{self.store.root} was made by raypipe {body.get('raypipe')} in format {version}; raypipe "
                 f"{__version__} reads format {SCHEMA_VERSION}",
