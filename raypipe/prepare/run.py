@@ -101,7 +101,8 @@ def _plan(
     parts = [identity(settings), inputs, [other.lineage()["manifest_sha256"] for other in others]]
     if settings.retry_quarantined:
         wanted = {m.key for m in found.media}
-        parts.append(sorted({unit for key, unit in own.rejected().items() if key in wanted}))
+        rejected = own.rejected()
+        parts.append(sorted({unit for key in rejected.keys() & wanted for unit in rejected[key]}))
     name = f"{PLAN}/{fingerprint(*parts)}.arrow"
     if run.store.exists(name):
         return Plan.read(run.store, name)
