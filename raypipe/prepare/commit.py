@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ SAMPLES_PER_SHARD, SAMPLES_PER_BATCH = 16384, 64
 HINTS = 100  # so many missing files are looked for under a near name
 SOFTWARE = ("av", "decord", "pillow", "pyarrow")
 
+Check = Callable[[], None]
 Place = tuple[str, int, int, int, int]  # shard, batch, row, offset, length
 
 
@@ -73,15 +74,23 @@ def commit(
     records: Sequence[Record],
     inputs: dict[str, Any],
     parents: list[dict[str, str]],
+    check: Check,
 ) -> dict[str, int]:
-    """Writes everything but the media shards, which are there, and commits; returns the totals."""
+    """Writes everything but the media shards, which are there, and commits; returns the totals.
+
+    Args:
+        check: raises where the folder is another driver's by now; called before each step, since a driver
+            may have been paused for any time.
+    """
     result = outcome_of(records, frozenset(m.key for m in found.media))
+    check()
     run.reopen()
     files = [FileEntry(**r["file"]) for r in records if r["file"]]
     files += [run.entry(record_name(r["unit"]), 0) for r in records]
     files.append(FileEntry(plan.name, 0, len(plan.data), sha256(plan.data)))
+    check()
     sweep(run.store, files)
-    writer = _Samples(run.store)
+    writer = _Samples(run.store, check)
     rejections: list[Rejection] = []
     for item in annotations:
         if isinstance(item, Rejection):
@@ -89,6 +98,7 @@ def commit(
         elif not is_removed(item, found.removed):
             _place(item, found, result, writer, rejections, settings)
     files += writer.close()
+    check()
     files.append(
         _write_index(run.store, writer.places | {k: ("medium", p) for k, p in result.places.items()})
     )
@@ -114,17 +124,19 @@ def commit(
         software={p: importlib.metadata.version(p) for p in SOFTWARE},
         facts=recipe(settings),
     )
+    check()
     run.commit(manifest, [*rejections, *result.bad.values()])
     return totals
 
 
 def sweep(store: Store, files: list[FileEntry]) -> None:
-    """Removes what no unit names (left by a kill), and units and plans of another input."""
+    """Removes what no unit names (left by a kill), and units and plans of another input.
+
+    Records go before their shards, so that a record never names a shard that is not there.
+    """
     named = {f.path for f in files}
-    for folder in (MEDIA, UNITS, PLAN, "samples", "attempts"):
-        for name in store.list(folder):
-            if name not in named:
-                store.delete(name)
+    for folder in (UNITS, MEDIA, PLAN, "samples", "attempts"):
+        store.delete_many(name for name in store.list(folder) if name not in named)
     store.sweep_temporary()
 
 
@@ -156,8 +168,8 @@ def _hint(settings: DatasetSettings, path: str) -> str:
 class _Samples:
     """Writes samples in parts; only one part is held in memory."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, check: Check) -> None:
+        self._store, self._check = store, check
         self._part: list[Sample] = []
         self._files: list[FileEntry] = []
         self.places: dict[str, tuple[str, Place]] = {}
@@ -177,6 +189,7 @@ class _Samples:
     def _flush(self) -> None:
         name = f"samples/part-{len(self._files):05d}.arrow"
         made = encode_blocks(to_table(self._part, SAMPLE_SCHEMA), batch=SAMPLES_PER_BATCH)
+        self._check()
         self._store.replace(name, made.data)
         self._files.append(FileEntry(name, len(self._part), len(made.data), sha256(made.data)))
         for number, sample in enumerate(self._part):

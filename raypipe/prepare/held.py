@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -29,14 +29,13 @@ class Held:
     store: Store
     records: dict[str, Record] = field(default_factory=dict)
 
-    def rejected_by(self, keys: Container[str]) -> list[str]:
-        """The units that put any of these media in quarantine, sorted."""
-        found = {u for u, record in self.records.items() for r in record["rejections"] if r["id"] in keys}
-        return sorted(found)
-
-    def rejected(self) -> set[str]:
-        """The keys of all media in quarantine."""
-        return {r["id"] for record in self.records.values() for r in record["rejections"]}
+    def rejected(self) -> dict[str, list[str]]:
+        """Keys in quarantine, each with the units that say so: one for each try that is still held."""
+        found: dict[str, list[str]] = {}
+        for unit, record in sorted(self.records.items()):
+            for rejection in record["rejections"]:
+                found.setdefault(rejection["id"], []).append(unit)
+        return found
 
 
 def record_name(unit: str) -> str:
@@ -109,9 +108,10 @@ def plan_units(
                 units.append(_carry(how, wanted, rows, other.store.root, record))
                 kept |= rows.keys()
     left = [m for m in media if m.key not in kept]
-    again = own.rejected() & {m.key for m in left} if settings.retry_quarantined else set()
-    if again:  # under names of their own, for the records of earlier tries are there
-        how_again = fingerprint(how, own.rejected_by(again))
+    rejected = own.rejected() if settings.retry_quarantined else {}
+    again = rejected.keys() & {m.key for m in left}
+    if again:  # under names of their own, for the records of the tries before are there
+        how_again = fingerprint(how, sorted({unit for k in again for unit in rejected[k]}))
         units += pack((m for m in left if m.key in again), settings.media_per_shard, how_again)
     return units + pack((m for m in left if m.key not in again), settings.media_per_shard, how)
 
@@ -120,10 +120,14 @@ def _own(how: str, wanted: dict[str, Wanted], own: Held, *, retry: bool) -> tupl
     """Units of this folder that stay, or whose wanted rows are carried into a new one."""
     kept: set[str] = set()
     units: list[Unit] = []
+
+    def free(key: str) -> bool:
+        return key in wanted and key not in kept
+
     for unit, record in sorted(own.records.items()):
-        rows = {k: row for k, row in rows_of(record).items() if k in wanted and k not in kept}
-        bad = set() if retry else {r["id"] for r in record["rejections"]} & wanted.keys() - kept
-        if wanted.keys() - kept >= set(record["keys"]):
+        rows = {k: row for k, row in rows_of(record).items() if free(k)}
+        bad = set() if retry else {r["id"] for r in record["rejections"] if free(r["id"])}
+        if all(map(free, record["keys"])):
             if rows or bad:
                 units.append(Unit(unit, tuple(wanted[k] for k in sorted({*rows, *bad}))))
             kept |= rows.keys() | bad

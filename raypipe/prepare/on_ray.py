@@ -9,8 +9,9 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+from raypipe import errors
 from raypipe.cluster import unwrapped
-from raypipe.errors import ServiceError
+from raypipe.errors import RaypipeError, ServiceError
 from raypipe.prepare.held import Record
 from raypipe.prepare.units import UnitRef
 from raypipe.prepare.work import Work
@@ -26,19 +27,24 @@ def on_ray(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
 
     def prepare_unit(row: dict[str, Any]) -> dict[str, Any]:
         unit = UnitRef(**json.loads(row["unit"]))
-        note_attempt(work.store, unit.id)
-        record = work(unit)
+        try:
+            note_attempt(work.store, unit.id)
+            record = work(unit)
+        except RaypipeError as fault:  # Ray Data would hand on its text and lose what it is
+            return {"record": "", "fault": json.dumps([type(fault).__name__, fault.message, fault.remedy])}
         _count(work.settings.name, record)
-        return {"record": json.dumps(record)}
+        return {"record": json.dumps(record), "fault": ""}
 
-    for name in work.store.list(ATTEMPTS):
-        work.store.delete(name)
+    work.store.delete_many(work.store.list(ATTEMPTS))
     rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         prepare_unit, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=work.settings.concurrency)
     )
     with unwrapped("prepare"):
         for row in dataset.iter_rows():
+            if row["fault"]:
+                kind, *said = json.loads(row["fault"])
+                raise getattr(errors, kind, RaypipeError)(*said)
             yield json.loads(row["record"])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from raypipe.errors import BudgetError
-from raypipe.prepare.commit import commit
+from raypipe.prepare.commit import Check, commit
 from raypipe.prepare.held import UNITS, Record, held_by, plan_units, recipe, record_name, reusable
 from raypipe.prepare.progress import Tally
 from raypipe.prepare.read import Annotations
@@ -49,9 +49,9 @@ def prepare(
     if totals is None:
         with Lease.take(run.store) as lease:
             plan = _plan(run, settings, found, inputs, others)
-            records = _carry_out(run, settings, plan, progress, execute)
+            records = _carry_out(run, settings, plan, progress, execute, lease.check)
             lease.seal()
-            totals = commit(run, settings, annotations, found, plan, records, inputs, parents)
+            totals = commit(run, settings, annotations, found, plan, records, inputs, parents, lease.check)
             lease.finish()
     check_budget(run, totals, settings.error_budget)
     return totals
@@ -100,7 +100,9 @@ def _plan(
     own = held_by(run.store)
     parts = [identity(settings), inputs, [other.lineage()["manifest_sha256"] for other in others]]
     if settings.retry_quarantined:
-        parts.append(own.rejected_by({m.key for m in found.media}))
+        wanted = {m.key for m in found.media}
+        rejected = own.rejected()
+        parts.append(sorted({unit for key in rejected.keys() & wanted for unit in rejected[key]}))
     name = f"{PLAN}/{fingerprint(*parts)}.arrow"
     if run.store.exists(name):
         return Plan.read(run.store, name)
@@ -109,7 +111,12 @@ def _plan(
 
 
 def _carry_out(
-    run: Run, settings: DatasetSettings, plan: Plan, progress: Progress | None, execute: Executor | None
+    run: Run,
+    settings: DatasetSettings,
+    plan: Plan,
+    progress: Progress | None,
+    execute: Executor | None,
+    check: Check,
 ) -> list[Record]:
     """Carries out what is not committed yet; all records, in the order of the plan."""
     done = held_by(run.store).records
@@ -119,6 +126,7 @@ def _carry_out(
     for record in _executed(execute, todo, Work(run.store, plan.name, settings)):
         done[record["unit"]] = record
         tally.add(record)
+        check()
         if progress:
             progress(tally)
     return [done[u.id] for u in plan.units]

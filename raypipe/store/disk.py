@@ -91,13 +91,24 @@ class Disk:
                 yield from files if inside == "." else (f"{inside}/{file}" for file in files)
 
     def delete(self, path: str) -> None:
-        with _refusals("remove", path, missing=True):
-            os.unlink(path)
+        """Removes a file; it stays away even if the machine loses power right after."""
+        self._unlink(path)
+        with _refusals("remove", path):
+            _sync_folder(path)
 
     def delete_many(self, paths: Iterable[str]) -> None:
+        folders = {}
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
-                self.delete(path)
+                self._unlink(path)
+                folders[os.path.dirname(path)] = path
+        for path in folders.values():
+            with _refusals("remove", path):
+                _sync_folder(path)
+
+    def _unlink(self, path: str) -> None:
+        with _refusals("remove", path, missing=True):
+            os.unlink(path)
 
     def sweep(self, root: str) -> int:
         """Removes temporary files that no living process of this host is writing; returns how many."""
@@ -106,7 +117,7 @@ class Disk:
             path = f"{root}/{name}"
             if _is_temporary(path) and not _being_written(path):
                 with contextlib.suppress(FileNotFoundError):
-                    self.delete(path)
+                    self._unlink(path)
                     count += 1
         return count
 
