@@ -266,7 +266,9 @@ BUGS = {
         HELD, ((' if not r["file"] or r["file"]["path"] in shards', ""),), damaged_records_are_made_again
     ),
     "verify looks at no hash": Bug(
-        "raypipe.store.verify", ((' or sha256(data) != entry["sha256"]', ""),), damage_is_seen
+        "raypipe.store.verify",
+        (('(size, digest) != (entry["bytes"], entry["sha256"])', 'size != entry["bytes"]'),),
+        damage_is_seen,
     ),
     "carried rows keep their keys": Bug(
         WORK, (("replace(rows[m.row], key=m.key, path=m.path)", "rows[m.row]"),), the_next_run_is_right
