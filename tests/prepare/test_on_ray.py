@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from raypipe.errors import BudgetError, ServiceError
 from raypipe.prepare.on_ray import TRIES, on_ray
 from raypipe.prepare.run import prepare
 from raypipe.records import Reason
-from raypipe.settings import DecodeLimits
+from raypipe.settings import DecodeLimits, Rendition, Sampling
 from raypipe.store.files import Store
 from raypipe.store.run import Run
 from raypipe.store.verify import verify
@@ -243,16 +244,33 @@ class Driver:
             time.sleep(0.005)
 
     def ended(self) -> int:
-        """Its exit code, once it and all that it started are gone; what stays behind is ended by its id."""
+        """Its exit code, once it, its workers and their decoders are gone by themselves.
+
+        Two agents of Ray outlive a killed driver for a while; they are ended here, by their ids.
+        """
         code = self.process.wait(200)
         deadline = time.monotonic() + 30
-        while (left := marked_processes(self.mark)) and time.monotonic() < deadline:
+        while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for pid in left:
+        for pid in marked_processes(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert left == [], "its own processes outlived it"
         return code
+
+    def _left(self) -> list[str]:
+        """The command lines of what it started, but for Ray's agents."""
+        found = []
+        for pid in marked_processes(self.mark):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+                if command and not re.match(r"ray::(Dashboard|RuntimeEnv)Agent", command):
+                    found.append(command[:300])
+        return found
+
+
+# Many exact frames take so long that a driver which is told to stop does so before all is done.
+LONG_UNITS = {"sampling": Sampling(frames=48), "rendition": Rendition(short_side=96, codec="lossless")}
 
 
 def _yaml(file: Path, data: object, out: object) -> Path:
@@ -262,7 +280,7 @@ def _yaml(file: Path, data: object, out: object) -> Path:
         "annotations": ["tune.json"],
         "out": str(out),
         "media_per_shard": 1,
-        "rendition": {"short_side": 32, "codec": "lossless"},
+        **{name: value.model_dump() for name, value in LONG_UNITS.items()},
     }
     file.write_text(json.dumps(settings))  # JSON is YAML
     return file
@@ -282,7 +300,7 @@ def test_a_driver_killed_or_stopped_continues(tmp_path):
     root, out = tmp_path / "data", tmp_path / "run"
     _clips(root, 20)
     yaml = _yaml(tmp_path / "killed.yaml", root, out)
-    prepared(root, out, name="killed", media_per_shard=1)
+    prepared(root, out, name="killed", media_per_shard=1, **LONG_UNITS)
     wanted = contents(out)
     shutil.rmtree(out)
     places = sorted(random.Random(SEED).sample(range(1, 13), 5))
