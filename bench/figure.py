@@ -11,7 +11,7 @@ Figure = dict[str, Any]
 
 def figure(name: str, a: str, b: str, ratio: Ratio, target: float, **more: Any) -> Figure:
     """A paired ratio (a over b) against its target, as it stands in the file."""
-    shown = {k: _short(v) for k, v in vars(ratio).items()}
+    shown = {k: _short(v) for k, v in vars(ratio).items() if k != "ratios"}
     return {"name": name, "a": a, "b": b, **shown, "target": target, "verdict": ratio.against(target), **more}
 
 

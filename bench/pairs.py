@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Ratio:
     wall_median: float = 0.0
     wall_a_s: float = 0.0
     wall_b_s: float = 0.0
+    ratios: tuple[float, ...] = field(default=(), repr=False)
 
     def against(self, target: float) -> str:
         """Whether a ratio of at most ``target`` is met, missed or undecided, by the interval."""
@@ -58,7 +59,8 @@ def paired(
     low, high = interval(ratios[:, 0])
     (a_s, wall_a_s), (b_s, wall_b_s) = np.median(times, axis=0).tolist()
     median, wall = np.median(ratios, axis=0).tolist()
-    return Ratio(median, low, high, pairs, a_s, b_s, wall, wall_a_s, wall_b_s)
+    each = tuple(ratios[:, 0].tolist())
+    return Ratio(median, low, high, pairs, a_s, b_s, wall, wall_a_s, wall_b_s, each)
 
 
 def interval(ratios: np.ndarray) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raypipe.prepare.held import MEDIA, UNITS, Record, recipe, record_name, rows_of
+from raypipe.prepare.held import MEDIA, UNITS, Record, recipe, record_bytes, record_name, rows_of
 from raypipe.prepare.near import nearest_medium
 from raypipe.prepare.read import Annotations
 from raypipe.prepare.survey import Survey, is_removed, media_keys
@@ -86,8 +86,8 @@ def commit(
     check()
     run.reopen()
     files = [FileEntry(**r["file"]) for r in records if r["file"]]
-    files += [run.entry(record_name(r["unit"]), 0) for r in records]
-    files.append(FileEntry(plan.name, 0, len(plan.data), sha256(plan.data)))
+    files += [_entry(record_name(r["unit"]), 0, record_bytes(r)) for r in records]
+    files.append(_entry(plan.name, 0, plan.data))
     check()
     sweep(run.store, files)
     writer = _Samples(run.store, check)
@@ -191,7 +191,7 @@ class _Samples:
         made = encode_blocks(to_table(self._part, SAMPLE_SCHEMA), batch=SAMPLES_PER_BATCH)
         self._check()
         self._store.replace(name, made.data)
-        self._files.append(FileEntry(name, len(self._part), len(made.data), sha256(made.data)))
+        self._files.append(_entry(name, len(self._part), made.data))
         for number, sample in enumerate(self._part):
             batch, row = divmod(number, SAMPLES_PER_BATCH)
             self.places[sample.id] = ("sample", (name, batch, row, *made.blocks[batch]))
@@ -207,4 +207,8 @@ def _write_index(store: Store, places: dict[str, tuple[str, Place]]) -> FileEntr
     batch = pa.RecordBatch.from_arrays(arrays, schema=INDEX_SCHEMA)
     data = encode_batches([batch], INDEX_SCHEMA).data
     store.replace("index.arrow", data)
-    return FileEntry("index.arrow", len(keys), len(data), sha256(data))
+    return _entry("index.arrow", len(keys), data)
+
+
+def _entry(name: str, rows: int, data: bytes) -> FileEntry:
+    return FileEntry(name, rows, len(data), sha256(data))

@@ -52,6 +52,11 @@ def held_by(store: Store) -> Held:
     return Held(store, {u: r for u, r in found.items() if not r["file"] or r["file"]["path"] in shards})
 
 
+def record_bytes(record: Record) -> bytes:
+    """A record as it is stored: the same record gives the same bytes."""
+    return (json.dumps(record, sort_keys=True) + "\n").encode()
+
+
 def read_record(store: Store, unit: str) -> Record | None:
     """The committed record of a unit; None where there is none, or not what was written."""
     try:

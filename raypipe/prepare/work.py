@@ -11,7 +11,7 @@ from typing import Any
 from raypipe.errors import DamageError
 from raypipe.media.decode import DecodeRequest
 from raypipe.media.sandbox import shared_sandbox
-from raypipe.prepare.held import MEDIA, read_record, record_name
+from raypipe.prepare.held import MEDIA, read_record, record_bytes, record_name
 from raypipe.prepare.units import Unit, UnitRef, Wanted, read_unit
 from raypipe.records import MEDIA_SCHEMA, Medium, MediumKind, Rejection, media_of, to_table
 from raypipe.settings import DatasetSettings
@@ -61,7 +61,7 @@ def carry_out(unit: Unit, store: Store, settings: DatasetSettings) -> dict[str, 
         "source_sha256": {m.key: m.sha256 for m in media},
         "rejections": [r.row() for r in rejections],
     }
-    if not store.put_new(record_name(unit.id), (json.dumps(record, sort_keys=True) + "\n").encode()):
+    if not store.put_new(record_name(unit.id), record_bytes(record)):
         return read_record(store, unit.id) or record
     return record
 
