@@ -142,7 +142,7 @@ def test_a_video_that_gives_no_sign_of_life_ends_early(root):
         assert isinstance(found, Rejection)
         assert found.reason is Reason.DECODER_TIMEOUT
         assert "no sign of life for 2 s, 2 tries" in found.detail
-        assert 4 <= took < 30
+        assert 4 <= took < 60
 
 
 def test_a_hang_ends_after_two_tries(root):
@@ -153,7 +153,7 @@ def test_a_hang_ends_after_two_tries(root):
         assert isinstance(found, Rejection)
         assert found.reason is Reason.DECODER_TIMEOUT
         assert "3 s, 2 tries" in found.detail
-        assert 6 <= took < 15
+        assert 6 <= took < 60
         assert len(sandbox.started) == 2
         assert not any(_alive(pid) for pid in sandbox.started)
 
