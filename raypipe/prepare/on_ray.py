@@ -37,8 +37,9 @@ def on_ray(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
 
     work.store.delete_many(work.store.list(ATTEMPTS))
     rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    at_once = work.settings.concurrency and min(work.settings.concurrency, len(rows))
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        prepare_unit, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=work.settings.concurrency)
+        prepare_unit, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=at_once)
     )
     with unwrapped("prepare"):
         for row in dataset.iter_rows():
