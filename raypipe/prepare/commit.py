@@ -45,6 +45,13 @@ class Outcome:
     bad: dict[str, Rejection] = field(default_factory=dict)
     aliases: int = 0
 
+    def totals(self) -> dict[str, int]:
+        return {
+            "media_ok": len(self.places),
+            "media_quarantined": len(self.bad),
+            "aliases": self.aliases,
+        }
+
 
 def outcome_of(records: Iterable[Record], wanted: frozenset[str]) -> Outcome:
     """Sorts the units' results by medium; byte-equal copies in different units share one row, too."""
@@ -99,20 +106,16 @@ def commit(
             _place(item, found, result, writer, rejections, settings)
     files += writer.close()
     check()
-    files.append(
-        _write_index(run.store, writer.places | {k: ("medium", p) for k, p in result.places.items()})
-    )
-    stored = [r for r in records if r["file"]]
+    media = {key: ("medium", place) for key, place in result.places.items()}
+    files.append(_write_index(run.store, writer.places | media))
     totals = {
         "inputs": writer.count + len(rejections),
         "ok": writer.count,
         "quarantined": len(rejections),
         "removed": sum(annotations.records.values()) - writer.count - len(rejections),
         "media": len(found.media),
-        "media_ok": len(result.places),
-        "media_quarantined": len(result.bad),
-        "aliases": result.aliases,
-        "frames": sum(r["frames"] for r in stored),
+        **result.totals(),
+        "frames": sum(r["frames"] for r in records),
         "bytes": sum(f.bytes for f in files),
     }
     manifest = Manifest(

@@ -1,7 +1,6 @@
 """The catalogue of bad and odd media: each through one shared child, each with its end, nothing else lost."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -21,14 +20,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield one
 
 
-# Until raypipe/media/video.py is there: the readers before it take what is left of these for the whole.
-UNSEEN = (
-    {"cut mkv", "cut webm", "cut gif as a video"} if not find_spec("raypipe.media.video") else frozenset()
-)
-NAMES = [pytest.param(n, marks=pytest.mark.xfail(strict=True)) if n in UNSEEN else n for n in CASES]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_each_ends_as_it_should_and_the_next_is_not_harmed(name, sandbox, tmp_path):
     kind, build, expected = CASES[name]
     root = tmp_path / "root"

@@ -1,7 +1,6 @@
 """Good media: the frames that are stored are the frames that are there."""
 
 import io
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,7 +13,15 @@ from raypipe.media.rendition import load_frame, perceptual_hash, scaled_size, st
 from raypipe.media.sampling import positions
 from raypipe.records import Medium, MediumKind
 from raypipe.settings import Rendition, Sampling
-from tests.support.clips import all_frames, number_of, picture, write_clip, write_gif, write_image
+from tests.support.clips import (
+    all_frames,
+    number_of,
+    picture,
+    write_clip,
+    write_gif,
+    write_image,
+    write_times,
+)
 
 LOSSLESS = Rendition(codec="lossless", short_side=1000)
 
@@ -57,15 +64,7 @@ def test_a_gif_is_a_video(tmp_path):
 
 def test_variable_frame_rate_keeps_true_times(tmp_path):
     times = [0, 40, 50, 400, 410, 1000, 1010, 2000]  # milliseconds
-    with av.open(str(tmp_path / "v.mkv"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=100)
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for number, time in enumerate(times):
-            frame = av.VideoFrame.from_image(picture(number))
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_times(tmp_path / "v.mkv", times)
     medium = decoded(tmp_path / "v.mkv")
     assert [number_of(f) for f in medium.frames] == list(range(8))
     assert medium.pts_s == pytest.approx([t / 1000 for t in times], abs=1e-3)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,7 +16,7 @@ from raypipe.media.packets import OpenVideo, read_table
 from raypipe.media.video import Chain, plan, read_video
 from raypipe.records import MediumKind, Reason
 from raypipe.settings import Rendition, Sampling
-from tests.support.clips import number_of, picture, write_clip
+from tests.support.clips import number_of, write_clip, write_times
 from tests.support.moving import digest, sequential, write_scene
 
 
@@ -62,20 +61,6 @@ def test_only_what_is_needed_is_decoded(tmp_path, monkeypatch):
     shown = list(read_video(file, request(file, sampling=Sampling(frames=3))))
     assert [p.position for p in shown] == [0, 99, 199]
     assert sum(p is not None for p in fed) == 1 + 20 + 20
-
-
-def write_times(file: Path, times: list[int], codec: str = "mpeg4", **options: str) -> Path:
-    """Frame n shows n and is presented at times[n], in milliseconds."""
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream(codec, rate=100, options=options)
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for number, time in enumerate(times):
-            frame = av.VideoFrame.from_image(picture(number))
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return file
 
 
 def test_frames_a_second_follow_the_times_and_not_the_numbers(tmp_path):

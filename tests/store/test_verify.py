@@ -1,39 +1,14 @@
 """verify: proves a whole run, and finds every kind of damage."""
 
-import hashlib
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from raypipe import cli
 from raypipe.store.verify import verify
-from tests.support.prepared import contents, drawn_run
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    return drawn_run(tmp_path_factory.mktemp("drawn"))
-
-
-@pytest.fixture
-def run(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "run"))
-
-
-def damage(run: Path) -> list[str]:
-    return verify(str(run)).damage
-
-
-def rewrite_manifest(run: Path, change) -> None:
-    """A manifest that was written wrong: the commit record vouches for it."""
-    manifest = json.loads((run / "manifest.json").read_text())
-    change(manifest)
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    record = json.loads((run / "commit.json").read_text())
-    record["manifest_sha256"] = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
-    (run / "commit.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+from tests.support.prepared import contents
+from tests.support.tampered import damage, rewritten
 
 
 def test_a_whole_run_is_proved(run, capsys):
@@ -116,7 +91,7 @@ def test_a_changed_manifest_is_found(run):
     ],
 )
 def test_wrong_counts_are_found(run, change, said):
-    rewrite_manifest(run, change)
+    rewritten(run, {}, change)
     assert any(said in line for line in damage(run)), damage(run)
 
 
@@ -129,7 +104,7 @@ def test_a_sample_in_two_places_is_found(run):
         manifest["files"].append({**entry, "path": "samples/again.arrow"})
         manifest["totals"].update(ok=16, inputs=16)
 
-    rewrite_manifest(run, listed_too)
+    rewritten(run, {}, listed_too)
     assert sum("stored twice" in line for line in damage(run)) == 8
 
 

@@ -1,10 +1,8 @@
 """verify of a prepare run: whatever is changed is found, the index is followed, and nothing crashes."""
 
-import hashlib
 import json
 import os
 import random
-import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -15,7 +13,8 @@ from raypipe.records import INDEX_SCHEMA, MEDIA_SCHEMA
 from raypipe.store.files import Store
 from raypipe.store.shards import encode, encode_blocks
 from raypipe.store.verify import verify
-from tests.support.prepared import contents, drawn_run
+from tests.support.prepared import contents
+from tests.support.tampered import damage, rewritten
 
 
 @pytest.fixture(autouse=True)
@@ -23,37 +22,8 @@ def _no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    return drawn_run(tmp_path_factory.mktemp("drawn"))
-
-
-@pytest.fixture
-def run(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "run"))
-
-
-def damage(run: Path) -> list[str]:
-    return verify(str(run)).damage
-
-
 def rows(run: Path, name: str) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader((run / name).read_bytes())).read_all()
-
-
-def rewritten(run: Path, files: dict[str, bytes], change=lambda manifest: None) -> None:
-    """Files written wrong, by a raypipe that then vouched for them: every hash is right."""
-    manifest = json.loads((run / "manifest.json").read_text())
-    for entry in manifest["files"]:
-        data = files.get(entry["path"])
-        if data is not None:
-            (run / entry["path"]).write_bytes(data)
-            entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    change(manifest)
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    record = json.loads((run / "commit.json").read_text())
-    record["manifest_sha256"] = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
-    (run / "commit.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def with_index(run: Path, change) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,20 @@ def write_clip(
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+    return file
+
+
+def write_times(file: Path, times: list[int], codec: str = "mpeg4", **options: str) -> Path:
+    """Frame n shows n and is presented at times[n], in milliseconds."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=100, options=options)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_image(picture(number))
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return file
 
 
