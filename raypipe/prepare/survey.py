@@ -93,7 +93,10 @@ def read_removal(file: str | None) -> frozenset[str]:
     try:
         text = Path(local(file)).read_text()
     except (OSError, UnicodeDecodeError) as fault:
-        raise RequestError(f"cannot read the removal list {file}: {fault}") from None
+        why = getattr(fault, "strerror", None) or "not text"
+        raise RequestError(
+            f"cannot read the removal list {file}: {why}", "name it from here: remove=FILE"
+        ) from None
     lines = (line.strip() for line in text.split("\n"))
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
