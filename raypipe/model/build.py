@@ -77,8 +77,10 @@ class LoadedModel:
         return int(self.config.vision_config.image_size)
 
     def chat(self, template: str | None = None) -> ChatEncoder:
+        """The encoder of a template; None: the model's own, "auto": that of its family."""
         visual = self.family.visual(self.config)
-        return ChatEncoder(self.tokenizer, TEMPLATES[template or self.card.template], visual)
+        name = self.family.template if template == "auto" else template or self.card.template
+        return ChatEncoder(self.tokenizer, TEMPLATES[name], visual)
 
 
 def folder_of(path: str) -> Path:

@@ -30,6 +30,7 @@ class Family:
         towers: kind of medium -> name of its vision tower below ``model.model``.
         visual: config -> what stands for each kind of medium in the input.
         select: (hidden state [N, tokens, width], kind) -> the feature tokens that are projected.
+        template: the chat template it was trained with.
         note: what a user should know before choosing it.
     """
 
@@ -40,6 +41,7 @@ class Family:
     towers: dict[MediumKind, str]
     visual: Callable[[Any], dict[MediumKind, VisualTokens]]
     select: Callable[[torch.Tensor, MediumKind], torch.Tensor]
+    template: str = "v1"
     note: str = ""
 
     def frames(self, config: Any) -> int:

@@ -8,6 +8,7 @@ without media would add the gradient of one parameter to that of another, withou
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +22,37 @@ from raypipe.text.chat import IGNORE
 
 @dataclass
 class Batch:
-    """A padded batch.
+    """A padded batch of rows, each of one sample or, packed, of several.
 
-    ids_BL, mask_BL and labels_BL are [batch, length]; ``pixels`` maps a kind to [N, 3, H, W], the
-    frames of all its media in the order in which their placeholders stand in the batch.
+    ids_BL, segments_BL and labels_BL are [batch, length]; a segment is the number of the sample in its row,
+    from 1 on, and 0 at padding. ``pixels`` maps a kind to [N, 3, H, W], the frames of all its media in the
+    order in which their placeholders stand in the batch. ``samples`` names the samples of each row.
     """
 
     ids_BL: torch.Tensor
-    mask_BL: torch.Tensor
+    segments_BL: torch.Tensor
     labels_BL: torch.Tensor
     pixels: dict[MediumKind, torch.Tensor]
+    samples: tuple[tuple[str, ...], ...]
+
+    @property
+    def mask_BL(self) -> torch.Tensor:
+        """1 where there is a token, 0 at padding."""
+        return (self.segments_BL > 0).long()
+
+    @property
+    def packed(self) -> bool:
+        return any(len(row) > 1 for row in self.samples)
 
     @property
     def learned(self) -> int:
         return int((self.labels_BL[:, 1:] != IGNORE).sum())
+
+    def owners_BL(self) -> torch.Tensor:
+        """The number of the sample that each position belongs to, counted over the batch; -1 at padding."""
+        before = torch.tensor([0, *itertools.accumulate(len(row) for row in self.samples)][:-1])
+        owners = self.segments_BL - 1 + before.to(self.segments_BL.device).unsqueeze(1)
+        return owners.masked_fill(self.segments_BL == 0, -1)
 
 
 def features(model: Any, family: Family, kind: MediumKind, pixels_NCHW: torch.Tensor) -> torch.Tensor:
@@ -75,7 +93,7 @@ def whole(model: Any) -> Any:
 
 
 class LossHead(torch.nn.Module):
-    """The module DeepSpeed wraps: a batch in, the summed cross entropy of its labels out.
+    """The module DeepSpeed wraps: a batch in, the summed cross entropy out, and that of each sample.
 
     Logits are made only where there is a label: of some 2,200 positions of a sample about 100.
     """
@@ -85,7 +103,7 @@ class LossHead(torch.nn.Module):
         self.vlm = model
         self._family = family
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         model = whole(self.vlm)
         visual, absent = self._project(model, batch.pixels)
         embeds = embed(model, self._family, batch.ids_BL, visual) + absent
@@ -95,7 +113,11 @@ class LossHead(torch.nn.Module):
         learned = batch.labels_BL[:, 1:] != IGNORE
         targets = batch.labels_BL[:, 1:][learned]
         logits = model.lm_head(hidden[:, :-1][learned]).float()
-        return functional.cross_entropy(logits, targets, reduction="sum")
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        with torch.no_grad():
+            each = losses.new_zeros(sum(len(row) for row in batch.samples))
+            each.index_add_(0, batch.owners_BL()[:, 1:][learned], losses)
+        return losses.sum(), each
 
     def _project(
         self, model: Any, pixels: dict[MediumKind, torch.Tensor]

@@ -52,9 +52,7 @@ def parameter_groups(loaded: LoadedModel, settings: StageSettings) -> list[dict[
     ]
 
 
-def start_engine(
-    loaded: LoadedModel, settings: StageSettings, world: int, accumulation: int, micro: int
-) -> Any:
+def start_engine(loaded: LoadedModel, settings: StageSettings) -> Any:
     """The DeepSpeed engine over the loss head; torch.distributed must be up."""
     import deepspeed
 
@@ -67,8 +65,8 @@ def start_engine(
     if settings.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     config = {
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": accumulation,
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        "gradient_accumulation_steps": 1,  # the loop says itself where a step ends
         "gradient_clipping": chosen.clip,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # offload works with torch's AdamW too
@@ -93,6 +91,13 @@ def set_rates(engine: Any, factor: float) -> float:
     for group in engine.optimizer.param_groups:
         group["lr"] = group["peak"] * factor
     return max(float(g["lr"]) for g in engine.optimizer.param_groups)
+
+
+def backward(engine: Any, loss: torch.Tensor, *, last: bool) -> None:
+    """Back-propagates one micro-batch; after the last of a step the optimizer steps."""
+    engine.set_gradient_accumulation_boundary(is_boundary=last)
+    engine.backward(loss)
+    engine.step()
 
 
 def save_state(engine: Any, folder: Path, position: dict[str, Any]) -> None:

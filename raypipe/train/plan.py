@@ -19,18 +19,15 @@ class StagePlan:
     samples: int
     steps: int
     steps_per_epoch: int
-    micro: int
-    accumulation: int
     facts: dict[str, Any]
     parents: tuple[dict[str, str], ...]
 
 
 def plan_stage(settings: StageSettings) -> StagePlan:
-    """Opens the mixture and derives steps and accumulation.
+    """Opens the mixture and derives the steps.
 
     Raises:
-        RequestError: a part that is no finished prepare run, parts that were sampled differently, or
-            a global batch that does not divide over workers and micro-batches.
+        RequestError: a part that is no finished prepare run, or parts that were sampled differently.
     """
     runs = [Run.open(local(part.data), "prepare") for part in settings.mixture]
     manifests = [run.manifest for run in runs]
@@ -43,17 +40,6 @@ def plan_stage(settings: StageSettings) -> StagePlan:
             "the parts of the mixture were sampled or stored differently",
             "prepare them with the same sampling and rendition",
         )
-    per_rank, rest = divmod(settings.global_batch, settings.workers.num)
-    if rest:
-        raise RequestError(
-            f"global_batch={settings.global_batch} does not divide over {settings.workers.num} workers"
-        )
-    micro = min(settings.micro_batch, per_rank)
-    if per_rank % micro:
-        raise RequestError(
-            f"{per_rank} samples a worker do not divide into micro-batches of {micro}",
-            "choose micro_batch so that global_batch = workers.num x micro_batch x a whole number",
-        )
     per_epoch = math.ceil(samples / settings.global_batch)
     steps = settings.steps or math.ceil(per_epoch * (settings.epochs or 1.0))
     return StagePlan(
@@ -61,8 +47,6 @@ def plan_stage(settings: StageSettings) -> StagePlan:
         samples=samples,
         steps=steps,
         steps_per_epoch=per_epoch,
-        micro=micro,
-        accumulation=per_rank // micro,
         facts=facts[0],
         parents=tuple(run.lineage() for run in runs),
     )

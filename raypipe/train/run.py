@@ -104,6 +104,7 @@ def _on_worker(config: dict[str, Any]) -> None:
     from raypipe.store.files import Store
     from raypipe.train.checkpoints import Checkpoints
     from raypipe.train.loop import Worker, train_on_rank
+    from raypipe.train.status import Status
 
     torch.set_num_threads(settings.workers.threads)
     context = ray.train.get_context()
@@ -116,7 +117,7 @@ def _on_worker(config: dict[str, Any]) -> None:
         return values
 
     checkpoints = Checkpoints(Store(settings.out), rank, world, settings.checkpoint.keep, gather)
-    train_on_rank(config["plan"], settings, Worker(rank, world, device), checkpoints)
+    train_on_rank(config["plan"], settings, Worker(rank, world, device), checkpoints, Status())
 
 
 def _commit(run: Run, plan: StagePlan, settings: StageSettings) -> None:

@@ -8,7 +8,8 @@ import torch
 from raypipe.model.build import LoadedModel
 from raypipe.model.splice import Batch
 from raypipe.records import MediumKind, Turn
-from raypipe.train.data import Example, collate
+from raypipe.train.collate import collate
+from raypipe.train.examples import Example
 from tests.support.clips import picture
 
 IMAGE, VIDEO = MediumKind.IMAGE, MediumKind.VIDEO
@@ -31,14 +32,12 @@ def example(loaded: LoadedModel, kinds: tuple[MediumKind, ...], number: int) -> 
         frames = 8 if kind is VIDEO else 1
         shown = [np.asarray(picture(5 + 17 * number + 3 * place + f, (28, 28))) for f in range(frames)]
         pixels.append((kind, np.stack(shown)))
-    return Example(loaded.chat("v1").training(turns, kinds), tuple(pixels))
+    return Example(number, f"sample {number}", loaded.chat("v1").training(turns, kinds), tuple(pixels))
 
 
-def batch(
-    loaded: LoadedModel, mix: str, weights: list[bool] | None = None, dtype: torch.dtype = torch.float32
-) -> Batch:
+def batch(loaded: LoadedModel, mix: str, *, counts: bool = True, dtype: torch.dtype = torch.float32) -> Batch:
     examples = [example(loaded, kinds, number) for number, kinds in enumerate(MIXES[mix])]
-    return collate(examples, weights or [True] * len(examples), dtype)
+    return collate([(e,) for e in examples], dtype, counts=counts)
 
 
 def theirs(model, made: Batch):

@@ -26,7 +26,7 @@ def test_logits_and_loss_equal_transformers(loaded, mix):
     made = batch(loaded, mix)
     with torch.no_grad():
         reference = theirs(loaded.model, made)
-        logits, loss = ours(loaded, made), LossHead(loaded.model, loaded.family)(made)
+        logits, (loss, _) = ours(loaded, made), LossHead(loaded.model, loaded.family)(made)
     learned = made.labels_BL[:, 1:] != -100
     assert learned.sum() == made.learned > 4
     torch.testing.assert_close(
@@ -56,7 +56,7 @@ def test_loss_head_equals_full_logits_in_loss_and_gradients(loaded, mix):
             targets = made.labels_BL[:, 1:].reshape(-1)
             loss = functional.cross_entropy(logits, targets, reduction="sum", ignore_index=-100)
         else:
-            loss = LossHead(model, loaded.family)(made)
+            loss, _ = LossHead(model, loaded.family)(made)
         (loss / made.learned).backward()
         grads.append((loss.item(), {n: p.grad for n, p in model.named_parameters()}))
     assert grads[0][0] == pytest.approx(grads[1][0], rel=1e-6)
@@ -73,7 +73,7 @@ def test_loss_head_equals_full_logits_in_loss_and_gradients(loaded, mix):
 
 def test_a_text_batch_gives_the_projector_zero_gradients_not_none():
     loaded = tiny_model()
-    LossHead(loaded.model, loaded.family)(batch(loaded, "text")).backward()
+    LossHead(loaded.model, loaded.family)(batch(loaded, "text"))[0].backward()
     grads = [p.grad for n, p in loaded.model.named_parameters() if "multi_modal_projector" in n]
     assert len(grads) == 4
     assert all(g is not None and not g.any() for g in grads)
@@ -98,10 +98,10 @@ def test_gradients_get_ready_in_the_same_order_whatever_is_in_the_batch(learns):
             parameter.register_post_accumulate_grad_hook(lambda _, name=name: ready.append(name))
     orders = {}
     for mix in MIXES:
-        for weights in (None, [False] * len(MIXES[mix])):
+        for counts in (True, False):
             ready.clear()
-            LossHead(loaded.model, loaded.family)(batch(loaded, mix, weights)).backward()
-            orders[mix, weights is None] = list(ready)
+            LossHead(loaded.model, loaded.family)(batch(loaded, mix, counts=counts))[0].backward()
+            orders[mix, counts] = list(ready)
     assert len(ready) > 3
     assert all(order == ready for order in orders.values()), [k for k, o in orders.items() if o != ready]
 
@@ -110,19 +110,28 @@ def test_frozen_towers_keep_no_graph():
     loaded = tiny_model()
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_("projector" in name)
-    LossHead(loaded.model, loaded.family)(batch(loaded, "mixed")).backward()
+    LossHead(loaded.model, loaded.family)(batch(loaded, "mixed"))[0].backward()
     with_grad = {n for n, p in loaded.model.named_parameters() if p.grad is not None}
     assert with_grad
     assert all("projector" in n for n in with_grad)
 
 
-def test_fill_up_examples_do_not_count(loaded):
-    made = batch(loaded, "mixed", [True, False, True, False])
-    alone = [batch(loaded, "mixed").labels_BL[n, 1:].ne(-100).sum() for n in (0, 2)]
-    assert made.learned == sum(int(n) for n in alone)
+def test_a_stand_in_does_not_count(loaded):
+    made = batch(loaded, "mixed", counts=False)
+    assert made.learned == 0
     with torch.no_grad():
-        none = LossHead(loaded.model, loaded.family)(batch(loaded, "text", [False]))
-    assert float(none) == 0.0
+        total, each = LossHead(loaded.model, loaded.family)(made)
+    assert float(total) == 0.0
+    assert not each.any()
+
+
+def test_the_loss_of_each_sample_adds_up(loaded):
+    made = batch(loaded, "mixed")
+    with torch.no_grad():
+        total, each = LossHead(loaded.model, loaded.family)(made)
+        alone = [LossHead(loaded.model, loaded.family)(batch(loaded, m))[0] for m in ("image",)]
+    assert each.sum() == pytest.approx(float(total), rel=1e-6)
+    assert each[0] == pytest.approx(float(alone[0]), rel=1e-5)
 
 
 def test_features_and_places_must_agree(loaded):

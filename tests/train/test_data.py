@@ -7,10 +7,13 @@ import torch
 from raypipe.errors import DamageError, RequestError
 from raypipe.model.pixels import normalised
 from raypipe.records import MediumKind
-from raypipe.train.data import Ahead, Examples, Mixture, collate
-from raypipe.train.loop import Worker, micro_batches
+from raypipe.settings import StageSettings
+from raypipe.train.collate import collate
+from raypipe.train.examples import Examples
+from raypipe.train.loader import Ahead
+from raypipe.train.loop import Worker, work_of
+from raypipe.train.mixture import Mixture
 from raypipe.train.order import Order
-from raypipe.train.plan import StagePlan
 from tests.support.clips import number_of
 from tests.support.prepared import drawn_run
 from tests.support.tiny import tiny_model
@@ -33,8 +36,10 @@ def loaded():
     return tiny_model()
 
 
-def examples(mixture, loaded, max_tokens=1024, side=48) -> Examples:
-    return Examples(mixture, loaded.chat("v1"), side, "square", max_tokens)
+def examples(mixture, loaded, **more) -> Examples:
+    base = {"name": "s", "out": "o", "start": {"random": "tiny"}, "mixture": [{"data": "d"}]}
+    settings = StageSettings.model_validate({**base, "image_aspect": "square", "max_tokens": 1024, **more})
+    return Examples(mixture, loaded, settings)
 
 
 def test_samples_are_numbered_through_all_parts(mixture):
@@ -63,8 +68,8 @@ def test_each_sample_comes_with_its_own_media(mixture):
 def test_pixels_stand_in_the_order_of_the_tags(mixture, loaded):
     made = examples(mixture, loaded)[6]
     assert [(kind, frames.shape) for kind, frames in made.pixels] == [
-        (VIDEO, (8, 48, 48, 3)),
-        (IMAGE, (1, 48, 48, 3)),
+        (VIDEO, (8, 28, 28, 3)),
+        (IMAGE, (1, 28, 28, 3)),
     ]
     places = loaded.chat().visual
     ids = [i for i in made.encoded.ids if i in {v.token_id for v in places.values()}]
@@ -73,17 +78,16 @@ def test_pixels_stand_in_the_order_of_the_tags(mixture, loaded):
 
 def test_collation_pads_on_the_right_and_joins_media_in_order(mixture, loaded):
     made = [examples(mixture, loaded)[n] for n in (6, 7, 4)]
-    batch = collate(made, [True, True, False], torch.float32)
+    batch = collate([(one,) for one in made], torch.float32)
     for row, one in enumerate(made):
         length = len(one.encoded.ids)
         assert batch.ids_BL[row, :length].tolist() == list(one.encoded.ids)
         assert batch.mask_BL[row].tolist() == [1] * length + [0] * (batch.ids_BL.shape[1] - length)
-        wanted = list(one.encoded.labels) if row < 2 else [-100] * length
-        assert batch.labels_BL[row, :length].tolist() == wanted
+        assert batch.labels_BL[row, :length].tolist() == list(one.encoded.labels)
         assert (batch.labels_BL[row, length:] == -100).all()
     images = np.concatenate([made[0].pixels[1][1], made[2].pixels[0][1]])
     assert torch.equal(batch.pixels[IMAGE], normalised(images, torch.float32))
-    assert batch.pixels[VIDEO].shape == (8, 3, 48, 48)
+    assert batch.pixels[VIDEO].shape == (8, 3, 28, 28)
 
 
 def test_too_long_is_cut_on_the_right_and_counted(mixture, loaded):
@@ -91,7 +95,8 @@ def test_too_long_is_cut_on_the_right_and_counted(mixture, loaded):
     some = examples(mixture, loaded, max_tokens=len(whole.ids) - 3)
     assert some[1].encoded.ids == whole.ids[:-3]
     assert some[1].encoded.labels == whole.labels[:-3]
-    assert some.cut == 2
+    assert some[1].cut
+    assert not examples(mixture, loaded)[1].cut
     with pytest.raises(RequestError, match="max_tokens"):
         examples(mixture, loaded, max_tokens=40)[1]
 
@@ -99,16 +104,15 @@ def test_too_long_is_cut_on_the_right_and_counted(mixture, loaded):
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("count", [12, 7, 1])
 def test_every_label_of_a_batch_counts_once_over_all_ranks(mixture, loaded, world, count):
-    made = examples(mixture, loaded, side=28)
-    plan = StagePlan((), 16, 1, 1, 1, 12 // world, {}, ())
+    made = examples(mixture, loaded)
     batch = Order(16, 12, 3).batch(0)[:count]
-    shares = [
-        micro_batches(made, batch, Worker(rank, world, torch.device("cpu")), plan, torch.float32)
+    works = [
+        work_of(made, batch, Worker(rank, world, torch.device("cpu")), 2, torch.float32)
         for rank in range(world)
     ]
-    assert {len(s) for s in shares} == {12 // world}  # every rank takes part in every reduction
+    assert len({len(w.batches) for w in works}) == 1  # every rank takes part in every reduction
     expected = sum(made[i].encoded.learned for i in batch)
-    assert sum(b.learned for s in shares for b in s) == expected
+    assert sum(b.learned for w in works for b in w.batches) == expected
 
 
 def test_a_medium_that_is_not_there_is_damage(mixture):
@@ -129,9 +133,10 @@ def test_batches_are_made_ahead_in_order_and_faults_come_through():
     ahead.close()
 
 
-def test_a_model_of_eight_frames_takes_no_other_number(mixture, loaded):
-    taking = {n: Examples(mixture, loaded.chat("v1"), 48, "square", 1024, frames=n) for n in (8, 4)}
-    assert taking[8][0].pixels
-    assert taking[4][4].pixels  # an image
+def test_a_model_of_eight_frames_takes_no_other_number(mixture):
+    eight, four = tiny_model(), tiny_model()
+    four.model.config.video_seq_length = 20
+    assert examples(mixture, eight)[0].pixels
+    assert examples(mixture, four)[4].pixels  # an image
     with pytest.raises(RequestError, match="8 frames for a model that takes 4"):
-        taking[4][0]
+        examples(mixture, four)[0]

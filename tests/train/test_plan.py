@@ -26,36 +26,26 @@ def stage(run, **more) -> StageSettings:
 
 
 @pytest.mark.parametrize(
-    ("more", "steps", "accumulation"),
+    ("more", "steps"),
     [
-        ({"global_batch": 8, "micro_batch": 2}, 1, 4),
-        ({"global_batch": 4, "micro_batch": 16}, 2, 1),
-        ({"global_batch": 3, "micro_batch": 1}, 3, 3),
-        ({"global_batch": 3, "micro_batch": 1, "epochs": 2.0}, 6, 3),
-        ({"global_batch": 3, "micro_batch": 1, "epochs": 0.5}, 2, 3),
-        ({"global_batch": 3, "micro_batch": 1, "steps": 11}, 11, 3),
-        ({"global_batch": 8, "micro_batch": 2, "workers": Workers(num=2)}, 1, 2),
+        ({"global_batch": 8}, 1),
+        ({"global_batch": 7, "workers": Workers(num=2)}, 2),
+        ({"global_batch": 4}, 2),
+        ({"global_batch": 3}, 3),
+        ({"global_batch": 3, "epochs": 2.0}, 6),
+        ({"global_batch": 3, "epochs": 0.5}, 2),
+        ({"global_batch": 3, "steps": 11}, 11),
     ],
 )
-def test_steps_and_accumulation(run, more, steps, accumulation):
+def test_steps(run, more, steps):
     plan = plan_stage(stage(run, **more))
     assert plan.samples == 8
-    assert (plan.steps, plan.accumulation) == (steps, accumulation)
-    made = stage(run, **more)
-    assert plan.micro * plan.accumulation * made.workers.num == made.global_batch
+    assert plan.steps == steps
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"global_batch": 7, "workers": Workers(num=2)}, "does not divide over 2 workers"),
-        ({"global_batch": 6, "micro_batch": 4}, "do not divide into micro-batches"),
-        ({"mixture": [{"data": "/no/such/run"}]}, "not a run folder"),
-    ],
-)
-def test_what_does_not_come_out_even_is_refused(run, more, said):
-    with pytest.raises(RequestError, match=said):
-        plan_stage(stage(run, **more))
+def test_a_part_that_is_no_run_is_refused(run):
+    with pytest.raises(RequestError, match="not a run folder"):
+        plan_stage(stage(run, mixture=[{"data": "/no/such/run"}]))
 
 
 def test_parts_must_be_stored_alike(run, tmp_path):

@@ -16,8 +16,9 @@ from raypipe.model.build import load_model
 from raypipe.model.splice import LossHead
 from raypipe.settings import StageSettings
 from raypipe.store.verify import verify
-from raypipe.train.data import Examples, Mixture
-from raypipe.train.loop import Worker, micro_batches
+from raypipe.train.examples import Examples
+from raypipe.train.loop import Worker, work_of
+from raypipe.train.mixture import Mixture
 from raypipe.train.order import Order, rate_factor
 from raypipe.train.plan import plan_stage
 from raypipe.train.run import train
@@ -92,7 +93,7 @@ def test_pretraining_moves_the_projector_alone(folder, pretrained):
     assert (pretrained["steps"], pretrained["inputs"]) == (4, 8)
     assert verify(str(folder / "pretrain")).damage == []
     trained = load_model(str(folder / "pretrain"))
-    from raypipe.train.loop import build_model
+    from raypipe.train.start import build_model
 
     settings = stage(folder, "unused", {"random": "tiny", "seed": 4})
     start = dict(build_model(settings, Mixture([str(folder / "run")])).model.named_parameters())
@@ -123,21 +124,18 @@ def test_zero_2_on_two_workers_equals_plain_adamw(folder, finetuned):
     optimizer = torch.optim.AdamW(
         [{"params": p, "lr": r, "peak": r, "weight_decay": d} for (r, d), p in groups.items()]
     )
-    examples = Examples(mixture, loaded.chat("v1"), loaded.side, "pad", settings.max_tokens)
+    examples = Examples(mixture, loaded, settings)
     order, head = Order(len(mixture), 4, settings.seed), LossHead(model, loaded.family)
     losses, alone = [], Worker(0, 1, torch.device("cpu"))
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(step, STEPS, 0.2, "cosine")
-        whole = plan_stage(
-            settings.model_copy(update={"workers": settings.workers.model_copy(update={"num": 1})})
-        )
-        batches = micro_batches(examples, order.batch(step), alone, whole, torch.float32)
+        batches = work_of(examples, order.batch(step), alone, 1, torch.float32).batches
         learned = sum(b.learned for b in batches)
         optimizer.zero_grad()
         total = 0.0
         for batch in batches:
-            loss = head(batch) / learned
+            loss = head(batch)[0] / learned
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_([p for ps in groups.values() for p in ps], 1.0)

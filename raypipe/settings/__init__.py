@@ -1,0 +1,50 @@
+"""Settings: yaml + ``key=value`` overrides -> frozen, closed objects; one module a verb."""
+
+from raypipe.settings.base import Settings, build, how, how_fields, identity, load, local, read_yaml
+from raypipe.settings.data import DatasetSettings, DecodeLimits, DrawnData, Rendition, Sampling
+from raypipe.settings.evaluation import EvaluateSettings, JudgeSettings, Price
+from raypipe.settings.stage import (
+    Cache,
+    Checkpoints,
+    Lora,
+    Optimizer,
+    Part,
+    Schedule,
+    Sharding,
+    StageSettings,
+    Start,
+    StartParts,
+    Validation,
+    Workers,
+)
+
+__all__ = [
+    "Cache",
+    "Checkpoints",
+    "DatasetSettings",
+    "DecodeLimits",
+    "DrawnData",
+    "EvaluateSettings",
+    "JudgeSettings",
+    "Lora",
+    "Optimizer",
+    "Part",
+    "Price",
+    "Rendition",
+    "Sampling",
+    "Schedule",
+    "Settings",
+    "Sharding",
+    "StageSettings",
+    "Start",
+    "StartParts",
+    "Validation",
+    "Workers",
+    "build",
+    "how",
+    "how_fields",
+    "identity",
+    "load",
+    "local",
+    "read_yaml",
+]

@@ -1,0 +1,172 @@
+"""Settings: yaml + ``key=value`` overrides -> frozen, closed objects.
+
+An unknown key is refused with the nearest valid one. Fields marked ``identity=False`` say how a run
+is carried out (workers, budgets) rather than what it makes; they may change between a start and its
+continuation. A relative path is looked up from the working directory; ``~`` is the home folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from raypipe.errors import RequestError, nearest
+from raypipe.records import fingerprint
+
+
+def how(default: Any = ..., **kwargs: Any) -> Any:
+    """A field that says how a run is carried out; not part of the run's identity."""
+    return Field(default, json_schema_extra={"identity": False}, **kwargs)
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(kind: type[S], path: str | Path | None, overrides: list[str] | None = None) -> S:
+    """Reads a yaml file, applies ``a.b=value`` overrides and builds the settings.
+
+    Raises:
+        RequestError: missing file, bad yaml, unknown key (with the nearest valid one), bad value.
+    """
+    data: Any = {}
+    if path is not None:
+        data = read_yaml(Path(path).expanduser())
+    for item in overrides or []:
+        name, sep, text = item.partition("=")
+        if not sep:
+            raise RequestError(f"'{item}' is not a setting", "write key=value, for example global_batch=64")
+        _set(data, name.split("."), _value(text, item), item)
+    return build(kind, data, str(path or "command line"))
+
+
+def build(kind: type[S], data: dict[str, Any], where: str) -> S:
+    """Builds settings from plain data; every fault is a RequestError that names the key."""
+    try:
+        return kind.model_validate(data)
+    except pydantic.ValidationError as fault:
+        raise RequestError(*_explain(kind, fault, where)) from None
+
+
+def identity(settings: Settings) -> str:
+    """The fingerprint of what a run makes: all fields but those that only say how."""
+    return fingerprint(_identity_of(settings))
+
+
+def how_fields(kind: type[Settings]) -> set[str]:
+    """The names of a kind's fields that are not part of a run's identity."""
+    extras = {name: info.json_schema_extra for name, info in kind.model_fields.items()}
+    return {n for n, extra in extras.items() if isinstance(extra, dict) and extra.get("identity") is False}
+
+
+def local(path: str) -> str:
+    """Expands ``~``; a path with a protocol (``s3://``) is left alone, others are made absolute."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _identity_of(settings: Settings) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    left_out = how_fields(type(settings))
+    for name in type(settings).model_fields:
+        if name in left_out:
+            continue
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            value = _identity_of(value)
+        elif isinstance(value, list):
+            value = [_identity_of(v) if isinstance(v, Settings) else v for v in value]
+        out[name] = value
+    return out
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key that is there twice and an alias (a few make a giant) are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not taken", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key.value}' is there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The plain data of a settings file.
+
+    Raises:
+        RequestError: missing, unreadable, or not a yaml mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a safe loader
+    except FileNotFoundError:
+        raise RequestError(f"no such settings file: {path}", _near_files(path)) from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise RequestError(f"cannot read {path}: {fault}") from None
+    except (yaml.YAMLError, RecursionError) as fault:
+        raise RequestError(f"{path} is not valid yaml: {' '.join(str(fault).split())[:200]}") from None
+    if not isinstance(data, dict):
+        raise RequestError(f"{path} does not hold settings", "write one 'key: value' a line")
+    return data
+
+
+def _value(text: str, item: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, RecursionError) as fault:
+        raise RequestError(f"'{item}' is not valid yaml: {' '.join(str(fault).split())[:200]}") from None
+
+
+def _near_files(path: Path) -> str:
+    siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    return nearest(path.name, siblings) if siblings else "give the path of a yaml file"
+
+
+def _set(data: dict[str, Any], keys: list[str], value: Any, item: str) -> None:
+    for key in keys[:-1]:
+        if data.get(key) is None:  # not there, or written as null
+            data[key] = {}
+        data = data[key]
+        if not isinstance(data, dict):
+            raise RequestError(f"'{item}': {key} is not a group of settings")
+    data[keys[-1]] = value
+
+
+def _explain(kind: type[Settings], fault: pydantic.ValidationError, where: str) -> tuple[str, str]:
+    faults = fault.errors()
+    first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+    place = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        valid = _fields_at(kind, first["loc"][:-1])
+        return f"{where}: unknown setting '{place}'", nearest(str(first["loc"][-1]), valid)
+    if first["type"] == "missing":
+        return f"{where}: setting '{place}' is missing", f"add {place}=... or a line '{place}: ...'"
+    got = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
+    return f"{where}: setting '{place or kind.__name__}': {first['msg']}{got}", ""
+
+
+def _fields_at(kind: Any, loc: tuple[Any, ...]) -> list[str]:
+    for step in loc:
+        if not isinstance(step, str) or step not in getattr(kind, "model_fields", {}):
+            continue
+        kind = kind.model_fields[step].annotation
+        for choice in getattr(kind, "__args__", ()):
+            if isinstance(choice, type) and issubclass(choice, Settings):
+                kind = choice
+    return list(getattr(kind, "model_fields", {}))
