@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from raypipe.settings import Rendition
 
+_JPEG = b"\xff\xd8\xff"
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -44,8 +46,16 @@ def store_frame(picture: Image.Image, rendition: Rendition) -> bytes:
 def load_frame(data: bytes) -> np.ndarray:
     """Stored bytes back as a uint8 array [height, width, 3], RGB.
 
-    Takes any JPEG or PNG, because an image may be stored as the file that it was (see image.py).
+    Takes any JPEG or PNG, because an image may be stored as the file that it was (see image.py). The usual
+    JPEG goes to libjpeg-turbo by the shorter way, which lets other threads run meanwhile; Pillow, whose
+    pixels are the same, takes all else and says what is wrong with damaged files.
     """
+    if data.startswith(_JPEG):
+        try:
+            if simplejpeg.decode_jpeg_header(data)[2] == "YCbCr":
+                return simplejpeg.decode_jpeg(data, "RGB")
+        except ValueError:
+            pass
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
