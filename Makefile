@@ -40,5 +40,5 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python -m bench.loss_head
+	$(BIN)/python -m bench.train
 	$(BIN)/python -m bench.prepare

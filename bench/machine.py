@@ -7,7 +7,18 @@ import os
 import platform
 from pathlib import Path
 
-PACKAGES = ("raypipe", "av", "decord", "ray", "pyarrow", "pillow", "numpy")
+PACKAGES = (
+    "raypipe",
+    "av",
+    "decord",
+    "ray",
+    "pyarrow",
+    "pillow",
+    "numpy",
+    "torch",
+    "transformers",
+    "deepspeed",
+)
 
 
 def facts() -> dict[str, object]:

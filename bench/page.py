@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from bench.machine import PACKAGES
 
-def page(found: dict[str, Any]) -> Iterator[str]:
-    """``docs/measured/prepare.json`` as Markdown lines."""
+CLOCKS = {
+    "prepare": "A ratio is the median of paired ratios of CPU seconds (of the whole process tree where\n"
+    "Ray or a pool takes part).",
+    "train": "A ratio is the median of paired ratios of seconds on the clock, of steps only: what a process\n"
+    "needs to start is not in it.",
+}
+
+
+def page(found: dict[str, Any], verb: str) -> Iterator[str]:
+    """``docs/measured/VERB.json`` as Markdown lines."""
     machine = found["machine"]
-    versions = ", ".join(f"{k} {machine[k]}" for k in ("python", "av", "decord", "ray", "pyarrow", "pillow"))
-    yield "# The speed of prepare, measured"
+    versions = ", ".join(f"{k} {machine[k]}" for k in ("python", *PACKAGES[1:]) if k in machine)
+    yield f"# The speed of {verb}, measured"
     yield ""
     yield f"- {found['date']}, `{found['command']}`"
     yield f"- {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {versions}"
     yield f"- load average at the start: {', '.join(str(x) for x in machine['load_at_start'])}"
     yield ""
-    yield "A ratio is the median of paired ratios of CPU seconds (of the whole process tree where Ray or a"
-    yield "pool takes part), with its 95 % bootstrap interval. The two arms run in turn, one warm-up each."
+    yield CLOCKS[verb]
+    yield "The ratio has its 95 % bootstrap interval. The two arms run in turn, one warm-up each."
     yield "A target is met when the whole interval is at or below it, missed when the whole interval is above"
     yield "it, and undecided otherwise. The wall column is the median ratio on the clock, for information."
     yield ""
-    yield "| figure | ratio | interval | target | verdict | CPU s | peer CPU s | wall | pairs |"
+    yield "| figure | ratio | interval | target | verdict | s | peer s | wall | pairs |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for one in (f for f in found["figures"] if "median" in f):
         interval = f"{one['low']:.3f} to {one['high']:.3f}"

@@ -46,7 +46,7 @@ def test_the_tree_clock_counts_children_that_live_and_that_ended():
         before = clock()
         subprocess.run([sys.executable, "-c", BURN.format(seconds=0.4)], check=True)
         ended = clock() - before
-        assert 0.4 <= ended < 1.5
+        assert 0.39 <= ended < 1.5  # the kernel counts in hundredths
         child = subprocess.Popen(
             [sys.executable, "-c", BURN.format(seconds=0.4) + "\nprint()\ninput()"],
             stdin=subprocess.PIPE,
@@ -130,7 +130,9 @@ def test_the_page_shows_every_figure():
     assert two["verdict"] == "missed"
     machine = dict.fromkeys(("cpu", "cores", "memory_gib", "python", "av", "decord", "ray"), "x")
     machine |= {"pyarrow": "x", "pillow": "x", "load_at_start": [0.1]}
-    text = "\n".join(page.page({"date": "d", "command": "c", "machine": machine, "figures": [one, two]}))
+    text = "\n".join(
+        page.page({"date": "d", "command": "c", "machine": machine, "figures": [one, two]}, "prepare")
+    )
     assert "| fast | 0.500 | 0.400 to 0.550 | 0.6 | met | 1.0 | 2.0 | 0.600 | 15 |" in text
     assert "| large | 700.0 | MiB | 600 | missed |" in text
 
