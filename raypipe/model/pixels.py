@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from raypipe.media.rendition import load_frame
-from raypipe.model.families import CLIP_MEAN, CLIP_STD
+from raypipe.model.video_llava_hf import CLIP_MEAN, CLIP_STD
 from raypipe.records import MediumKind
 
 PAD_COLOUR = (122, 116, 104)  # int(CLIP mean * 255), as the reference pads

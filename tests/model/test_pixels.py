@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from raypipe.media.rendition import store_frame
-from raypipe.model.families import CLIP_MEAN, CLIP_STD
 from raypipe.model.pixels import PAD_COLOUR, fit, frames_uint8, normalised
+from raypipe.model.video_llava_hf import CLIP_MEAN, CLIP_STD
 from raypipe.records import MediumKind
 from raypipe.settings import Rendition
 from tests.support.clips import number_of, picture
