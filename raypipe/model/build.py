@@ -40,6 +40,7 @@ class Card:
     sampling: Sampling = field(default_factory=Sampling)
     rendition: Rendition = field(default_factory=Rendition)
     parents: tuple[dict[str, str], ...] = ()
+    pixels: str = "antialias"  # the recipe: see pixels.py
 
     def dump(self) -> str:
         body = asdict(self)
