@@ -75,15 +75,20 @@ def embed(
 
     Args:
         visual: projected visual tokens [n, tokens, width] by kind, in the order of their placeholders.
+
+    Raises:
+        ValueError: there are more or fewer visual tokens of a kind than places for them.
     """
     embeds = model.get_input_embeddings()(ids_BL)
-    placeholders = family.visual(model.config)
-    for kind, tokens in visual.items():
-        place = ids_BL == placeholders[kind].token_id
-        if int(place.sum()) != tokens.shape[0] * tokens.shape[1]:
-            have = tokens.shape[0] * tokens.shape[1]
-            raise ValueError(f"{int(place.sum())} {kind} placeholders in the batch for {have} features")
-        embeds = embeds.masked_scatter(place.unsqueeze(-1), tokens.to(embeds.dtype))
+    places = {kind: ids_BL == v.token_id for kind, v in family.visual(model.config).items()}
+    counts = torch.stack([place.sum() for place in places.values()]).tolist()  # one wait for the device
+    for (kind, place), count in zip(places.items(), counts, strict=True):
+        tokens = visual.get(kind)
+        have = 0 if tokens is None else tokens.shape[0] * tokens.shape[1]
+        if count != have:
+            raise ValueError(f"{count} {kind} placeholders in the batch for {have} features")
+        if tokens is not None:
+            embeds = embeds.masked_scatter(place.unsqueeze(-1), tokens.to(embeds.dtype))
     return embeds
 
 
