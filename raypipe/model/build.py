@@ -19,7 +19,8 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from raypipe.errors import RequestError
-from raypipe.model.families import FAMILIES, Family, family_of, video_llava_config
+from raypipe.model.families import family_named, family_of
+from raypipe.model.family import Family
 from raypipe.records import fingerprint
 from raypipe.settings import Rendition, Sampling, local
 from raypipe.store.run import Run
@@ -39,6 +40,7 @@ class Card:
     sampling: Sampling = field(default_factory=Sampling)
     rendition: Rendition = field(default_factory=Rendition)
     parents: tuple[dict[str, str], ...] = ()
+    pixels: str = "antialias"  # the recipe: see pixels.py
 
     def dump(self) -> str:
         body = asdict(self)
@@ -74,7 +76,7 @@ class LoadedModel:
     @property
     def side(self) -> int:
         """Side of the square pictures its towers take, in pixels."""
-        return int(self.config.vision_config.image_size)
+        return self.family.side(self.config)
 
     def chat(self, template: str | None = None) -> ChatEncoder:
         """The encoder of a template; None: the model's own, "auto": that of its family."""
@@ -113,13 +115,15 @@ def weights_fingerprint(path: str, base: str | None) -> str:
     return fingerprint(parts)
 
 
-def random_model(size: str, tokenizer: Tokenizer, seed: int) -> LoadedModel:
+def random_model(
+    size: str, tokenizer: Tokenizer, seed: int, family_name: str = "video_llava_hf"
+) -> LoadedModel:
     """A model with random weights of a named size; the same seed gives the same weights."""
     _settle_libraries()
-    family = FAMILIES["video_llava_hf"]
+    family = family_named(family_name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = family.cls(video_llava_config(size, tokenizer.get_vocab_size()))
+        model = family.cls(family.random(size, tokenizer.get_vocab_size()))
     return LoadedModel(model, family, tokenizer, Card())
 
 
