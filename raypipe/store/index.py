@@ -72,6 +72,19 @@ class Index:
         except _FAULTS as fault:
             raise self._damage(fault) from fault
 
+    def table(self) -> pa.Table:
+        """The whole index as columns, over the mapped file.
+
+        Raises:
+            DamageError: it cannot be read.
+        """
+        try:
+            table = self._reader.read_all()
+            table.validate(full=True)
+        except _FAULTS as fault:
+            raise self._damage(fault) from fault
+        return table
+
     def _part(self, number: int) -> _Part:
         part = self._parts[number]
         if part is None:
@@ -211,7 +224,7 @@ class MediaReader:
                     raise ValueError("the index leads behind its end")
                 found = pa.ipc.read_record_batch(data.slice(offset, length), MEDIA_SCHEMA)
             else:
-                data = pa.py_buffer(self.store.range(place.shard, offset, length))
+                data = pa.py_buffer(self._remote(place))
                 found = pa.ipc.read_record_batch(data, MEDIA_SCHEMA)
         except FileNotFoundError:
             name = f"{self.store.root}/{place.shard}"
@@ -221,6 +234,10 @@ class MediaReader:
         if row >= found.num_rows:
             raise self._damage(place, IndexError(f"{found.num_rows} rows, the index names row {row}"))
         return found
+
+    def _remote(self, place: Place) -> bytes:
+        """The bytes of a record batch that is on object storage."""
+        return self.store.range(place.shard, place.offset, place.length)
 
     def _open(self, name: str) -> pa.Buffer:
         """A shard's bytes through a memory map, its schema looked at once."""

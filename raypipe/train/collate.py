@@ -6,7 +6,7 @@ so what is computed does not depend on the number of workers.
 
 from __future__ import annotations
 
-import itertools
+import bisect
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,14 +51,39 @@ def collate(rows: Sequence[Row], dtype: torch.dtype, device: Any = "cpu", *, cou
     return Batch(ids.to(device), segments.to(device), labels.to(device), pixels, names)
 
 
-def shares(rows: int, rank: int, world: int, micro: int) -> list[range]:
-    """Which rows of a global batch a rank takes in each micro-batch; an empty range is a stand-in.
+def packed(lengths: Sequence[int], most: int) -> list[tuple[int, ...]]:
+    """Packs samples into rows of at most ``most`` tokens: the longest first, each where it leaves least room.
 
-    Every rank gets the same number of micro-batches, contiguous rows, and over all ranks each row once.
+    Returns:
+        the places in ``lengths`` that share a row; rows, and the places in each, in ascending order.
     """
-    ends = [rows * r // world for r in range(world + 1)]
-    most = max(b - a for a, b in itertools.pairwise(ends))
-    first, last = ends[rank], ends[rank + 1]
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # room left and number of each row, ascending
+    for place in sorted(range(len(lengths)), key=lambda p: (-lengths[p], p)):
+        at = bisect.bisect_left(free, (lengths[place], -1))
+        if at == len(free):
+            room, row = most, len(rows)
+            rows.append([])
+        else:
+            room, row = free.pop(at)
+        rows[row].append(place)
+        bisect.insort(free, (room - lengths[place], row))
+    return sorted(tuple(sorted(row)) for row in rows)
+
+
+def share(rows: int, rank: int, world: int) -> range:
+    """Which rows of a global batch a rank takes: contiguous, over all ranks each row once."""
+    return range(rows * rank // world, rows * (rank + 1) // world)
+
+
+def shares(rows: int, rank: int, world: int, micro: int) -> list[range]:
+    """The same, cut into micro-batches; an empty range is a stand-in.
+
+    Every rank gets the same number of micro-batches.
+    """
+    most = max(len(share(rows, r, world)) for r in range(world))
+    mine = share(rows, rank, world)
     return [
-        range(min(first + start, last), min(first + start + micro, last)) for start in range(0, most, micro)
+        range(min(mine.start + begin, mine.stop), min(mine.start + begin + micro, mine.stop))
+        for begin in range(0, most, micro)
     ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,8 +15,15 @@ from raypipe.model.build import LoadedModel
 from raypipe.model.pixels import frames_uint8
 from raypipe.records import MediumKind, Sample
 from raypipe.settings import StageSettings
-from raypipe.text.chat import Encoded
+from raypipe.text.chat import IGNORE, ChatError, Encoded
 from raypipe.train.mixture import Mixture
+
+# What stands for a sample that is dropped, and on a rank without rows: two positions, nothing learned.
+NOTHING = Encoded((0, 0), (IGNORE, IGNORE))
+MOST_THREADS = 16
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -34,40 +45,93 @@ class Example:
     fault: str = ""
 
 
-class Examples:
-    """Samples -> Examples for one model."""
+STAND_IN = Example(-1, "", NOTHING, (), fault="stand-in")
 
-    def __init__(self, mixture: Mixture, loaded: LoadedModel, settings: StageSettings) -> None:
+
+class Examples:
+    """Samples -> Examples for one model.
+
+    Args:
+        threads: that decode; None: as many as a worker has cores.
+    """
+
+    def __init__(
+        self, mixture: Mixture, loaded: LoadedModel, settings: StageSettings, threads: int | None = None
+    ) -> None:
         self.mixture, self._settings = mixture, settings
+        self.packing, self.max_tokens = settings.packing, settings.max_tokens
         self.chat = loaded.chat(settings.template)
         self._side, self._frames = loaded.side, loaded.family.frames(loaded.config)
+        self._placeholders = {v.token_id for v in self.chat.visual.values()}
+        threads = threads or max(1, min(MOST_THREADS, int(settings.workers.cpus)))
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
 
     def __getitem__(self, number: int) -> Example:
+        """As it is evaluated: never flipped."""
+        return self.example(number)
+
+    def many(self, numbers: Sequence[int], epoch: int | None = None) -> list[Example]:
+        """Several examples, decoded side by side."""
+        return list(self._map(lambda number: self.example(number, epoch), numbers))
+
+    def tokens(self, numbers: Sequence[int]) -> list[int]:
+        """How many positions each sample takes; no medium is looked at."""
+        return list(self._map(lambda number: len(self._fitted(self.mixture.sample(number))[0].ids), numbers))
+
+    def example(self, number: int, epoch: int | None = None) -> Example:
+        """One example, as it is trained on in an epoch; None: as it is evaluated.
+
+        Raises:
+            RequestError: its video has another number of frames than the model takes.
+            DamageError: a medium cannot be read.
+        """
         sample = self.mixture.sample(number)
-        encoded = self.chat.training(sample.turns, sample.kinds)
-        cut = len(encoded.ids) > self._settings.max_tokens
-        if cut:
-            encoded = self._shorten(sample, encoded)
+        encoded, cut, fault = self._fitted(sample)
+        if fault:
+            return Example(number, sample.id, encoded, (), fault=fault)
         rows = self.mixture.media(number)
+        mirrored = epoch is not None and self._mirrored(sample.id, epoch)
+        pixels = []
         for kind, row in zip(sample.kinds, rows, strict=True):
             if kind is MediumKind.VIDEO and len(row["frames"]) != self._frames:
                 raise RequestError(
                     f"sample {sample.id}: {len(row['frames'])} frames for a model that takes {self._frames}",
                     f"prepare with sampling.policy=uniform sampling.frames={self._frames}",
                 )
-        aspect = self._settings.image_aspect
-        pixels = tuple(
-            (kind, frames_uint8(row["frames"], kind, self._side, aspect))
-            for kind, row in zip(sample.kinds, rows, strict=True)
-        )
-        return Example(number, sample.id, encoded, pixels, cut)
+            shown = self._shown(row, kind)
+            pixels.append((kind, shown[:, :, ::-1] if mirrored and kind is MediumKind.VIDEO else shown))
+        return Example(number, sample.id, encoded, tuple(pixels), cut)
 
-    def _shorten(self, sample: Sample, encoded: Encoded) -> Encoded:
-        placeholders = {v.token_id for v in self.chat.visual.values()}
-        most = self._settings.max_tokens
-        if any(i in placeholders for i in encoded.ids[most:]):
-            raise RequestError(
-                f"sample {sample.id}: its media do not fit into max_tokens={most}",
-                "raise max_tokens",
-            )
-        return Encoded(encoded.ids[:most], encoded.labels[:most])
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _shown(self, row: dict[str, Any], kind: MediumKind) -> np.ndarray:
+        return frames_uint8(row["frames"], kind, self._side, self._settings.image_aspect)
+
+    def _fitted(self, sample: Sample) -> tuple[Encoded, bool, str]:
+        """Ids and labels within ``max_tokens``, whether they were cut, and why nothing is learned of it."""
+        try:
+            encoded = self.chat.training(sample.turns, sample.kinds)
+        except ChatError as fault:
+            return NOTHING, False, f"cannot be trained on: {fault.detail}"
+        most = self.max_tokens
+        if len(encoded.ids) <= most:
+            return encoded, False, ""
+        if self._settings.over_length == "drop":
+            return NOTHING, False, f"{len(encoded.ids)} tokens, more than max_tokens={most}"
+        if any(i in self._placeholders for i in encoded.ids[most:]):
+            return NOTHING, False, f"its media do not fit into max_tokens={most}"
+        short = Encoded(encoded.ids[:most], encoded.labels[:most])
+        if not short.learned:
+            return NOTHING, False, f"no answer is left within max_tokens={most}"
+        return short, True, ""
+
+    def _mirrored(self, id: str, epoch: int) -> bool:
+        chance = self._settings.flip
+        name = f"{self._settings.seed}/{epoch}/{id}".encode(errors="surrogatepass")
+        drawn = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
+        return drawn < chance * 2**64
+
+    def _map(self, act: Callable[[T], U], items: Sequence[T]) -> Iterable[U]:
+        return self._pool.map(act, items) if self._pool and len(items) > 1 else map(act, items)

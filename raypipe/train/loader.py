@@ -3,28 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+import torch
+
+from raypipe.settings import StageSettings
+from raypipe.train.examples import Examples
+from raypipe.train.fetch import Fetcher
+from raypipe.train.order import Order
+from raypipe.train.work import Work, Worker, work_of
+
+CLOSE_S = 30.0  # so long a fault waits for what the loader is just doing
+T = TypeVar("T")
 
 
-class Ahead:
-    """Makes the batches of coming steps while the current one is computed; its state is a step number."""
+class Steps:
+    """Step -> this rank's work; media on object storage are fetched a window ahead.
 
-    def __init__(self, make: Callable[[int], Any], first: int, last: int, depth: int = 2) -> None:
+    Args:
+        last: the step before which the stage ends.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        order: Order,
+        worker: Worker,
+        settings: StageSettings,
+        dtype: torch.dtype,
+        last: int,
+    ) -> None:
+        self._examples, self._order, self._worker = examples, order, worker
+        self._micro, self._dtype = settings.micro_batch, dtype
+        limit = int(settings.cache.gib * (1 << 30))
+        self._fetcher = Fetcher(examples.mixture, order, worker.rank, worker.world, limit, last)
+
+    def __call__(self, step: int) -> Work:
+        self._fetcher.before(step)
+        numbers, epoch = self._order.batch(step), self._order.epoch_of(step)
+        return work_of(self._examples, numbers, self._worker, self._micro, self._dtype, epoch=epoch)
+
+    def close(self) -> None:
+        self._fetcher.close()
+        self._examples.close()
+
+
+class Ahead(Generic[T]):
+    """Makes the batches of coming steps while the current one is computed; its state is a step number.
+
+    At most ``depth`` steps are made and not taken. A fault comes out of the ``take`` of its own step.
+
+    Args:
+        make: the work of a step; called in the order of the steps, in one thread. What it has by the name
+            of ``close`` is called at the end.
+    """
+
+    def __init__(self, make: Callable[[int], T], first: int, last: int, depth: int = 2) -> None:
         self._make, self._next, self._last = make, first, last
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
-        self._queue: list[Future[Any]] = []
+        self._queue: list[Future[T]] = []
         for _ in range(depth):
             self._submit()
 
-    def take(self) -> Any:
+    def take(self) -> T:
         """The next step's batches; waits where they are not ready."""
         ready = self._queue.pop(0).result()
         self._submit()
         return ready
 
     def close(self) -> None:
+        """Ends the thread; nothing more is made."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        wait([f for f in self._queue if not f.cancelled()], timeout=CLOSE_S)
+        self._queue.clear()
+        end = getattr(self._make, "close", None)
+        if end:
+            end()
 
     def _submit(self) -> None:
         if self._next < self._last:

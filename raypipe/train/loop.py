@@ -4,55 +4,33 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raypipe.errors import RaypipeError
-from raypipe.model.splice import Batch
 from raypipe.settings import StageSettings
 from raypipe.store.files import Store
 from raypipe.train import engine as ds
 from raypipe.train.checkpoints import Checkpoints
-from raypipe.train.collate import Row, collate, shares
 from raypipe.train.examples import Examples
 from raypipe.train.export import export
-from raypipe.train.loader import Ahead
+from raypipe.train.loader import Ahead, Steps
 from raypipe.train.metrics import MetricLog
 from raypipe.train.mixture import Mixture
-from raypipe.train.order import Order, rate_factor
+from raypipe.train.order import order_of, rate_factor
 from raypipe.train.plan import StagePlan
 from raypipe.train.start import build_model
 from raypipe.train.status import Status
-
-
-@dataclass
-class Worker:
-    """One rank's place in the run."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-
-@dataclass
-class Work:
-    """One rank's part of an optimizer step: its micro-batches, and what the loader counted."""
-
-    batches: list[Batch]
-    numbers: tuple[int, ...]  # samples of the whole global batch
-    cut: int = 0  # of this rank's samples
-    dropped: int = 0
+from raypipe.train.work import Work, Worker
 
 
 def train_on_rank(
     plan: StagePlan, settings: StageSettings, worker: Worker, checkpoints: Checkpoints, status: Status
 ) -> None:
     """The whole stage on one rank; returns when the last checkpoint is committed."""
-    mixture = Mixture(plan.data)
+    mixture = Mixture(plan.data, settings.cache)
     loaded = build_model(settings, mixture)
     dtype = ds.precision_of(settings)
     loaded.model.to(worker.device, dtype)
@@ -62,14 +40,10 @@ def train_on_rank(
         if folder is not None:
             first = int(ds.load_state(engine, folder)["step"])
     examples = Examples(mixture, loaded, settings)
-    lengths = mixture.lengths() if settings.group_by_length else None
-    order = Order(len(mixture), settings.global_batch, settings.seed, lengths)
-
-    def make(step: int) -> Work:
-        return work_of(examples, order.batch(step), worker, settings.micro_batch, dtype)
-
+    order = order_of(mixture, plan, settings)
+    steps = Steps(examples, order, worker, settings, dtype, plan.steps)
     log = MetricLog(Store(settings.out), first, worker.rank == 0)
-    ahead = Ahead(make, first, plan.steps)
+    ahead = Ahead(steps, first, plan.steps)
     try:
         for step in range(first, plan.steps):
             status.at("data", step=step, micro=0)
@@ -87,23 +61,6 @@ def train_on_rank(
     if worker.rank == 0:
         export(loaded, settings, plan)
     status.at("done")
-
-
-def work_of(
-    examples: Examples, numbers: Sequence[int], worker: Worker, micro: int, dtype: torch.dtype
-) -> Work:
-    """This rank's share of a global batch, cut into micro-batches.
-
-    A rank that has no rows left for one is given a row without labels, so that every rank takes part in
-    every reduction and nothing is counted twice.
-    """
-    batches, cut = [], 0
-    for share in shares(len(numbers), worker.rank, worker.world, micro):
-        rows: list[Row] = [(examples[numbers[i]],) for i in share]
-        cut += sum(e.cut for row in rows for e in row)
-        stand_in = rows or [(examples[numbers[0]],)]
-        batches.append(collate(stand_in, dtype, worker.device, counts=bool(rows)))
-    return Work(batches, tuple(numbers), cut)
 
 
 def _step(

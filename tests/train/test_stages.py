@@ -17,11 +17,11 @@ from raypipe.model.splice import LossHead
 from raypipe.settings import StageSettings
 from raypipe.store.verify import verify
 from raypipe.train.examples import Examples
-from raypipe.train.loop import Worker, work_of
 from raypipe.train.mixture import Mixture
-from raypipe.train.order import Order, rate_factor
+from raypipe.train.order import order_of, rate_factor
 from raypipe.train.plan import plan_stage
 from raypipe.train.run import train
+from raypipe.train.work import Worker, work_of
 from tests.support.prepared import drawn_run
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_local")]
@@ -125,7 +125,7 @@ def test_zero_2_on_two_workers_equals_plain_adamw(folder, finetuned):
         [{"params": p, "lr": r, "peak": r, "weight_decay": d} for (r, d), p in groups.items()]
     )
     examples = Examples(mixture, loaded, settings)
-    order, head = Order(len(mixture), 4, settings.seed), LossHead(model, loaded.family)
+    order, head = order_of(mixture, plan, settings), LossHead(model, loaded.family)
     losses, alone = [], Worker(0, 1, torch.device("cpu"))
     for step in range(STEPS):
         for group in optimizer.param_groups:

@@ -1,0 +1,82 @@
+"""One rank's part of an optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from raypipe.model.splice import Batch
+from raypipe.train.collate import collate, packed, shares
+from raypipe.train.examples import STAND_IN, Example, Examples
+
+TRAINED, CUT, DROPPED = "trained", "cut", "dropped"
+
+
+@dataclass
+class Worker:
+    """One rank's place in the run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+class Seen(NamedTuple):
+    """What became of a sample of the global batch: its slot, number in the mixture, id and state."""
+
+    slot: int
+    number: int
+    id: str
+    state: str  # TRAINED, CUT (trained, its text shortened) or DROPPED (no label of it counts)
+
+
+@dataclass
+class Work:
+    """One rank's part of an optimizer step: its micro-batches, and what the loader counted."""
+
+    batches: list[Batch]
+    numbers: tuple[int, ...]  # samples of the whole global batch
+    cut: int = 0  # of this rank's samples
+    dropped: int = 0
+    seen: tuple[Seen, ...] = ()  # this rank's samples; over all ranks each slot once
+
+
+def work_of(
+    examples: Examples,
+    numbers: Sequence[int],
+    worker: Worker,
+    micro: int,
+    dtype: torch.dtype,
+    *,
+    epoch: int | None = None,
+) -> Work:
+    """This rank's share of a global batch, cut into micro-batches.
+
+    A rank that has no rows left for one is given a row without labels, so that every rank takes part in
+    every reduction and nothing is counted twice.
+
+    Args:
+        numbers: of the samples of the global batch, by slot.
+        epoch: of the step: what is drawn for a sample depends on it; None draws nothing (no flip).
+    """
+    if examples.packing:
+        rows = packed(examples.tokens(numbers), examples.max_tokens)
+    else:
+        rows = [(slot,) for slot in range(len(numbers))]
+    cuts = shares(len(rows), worker.rank, worker.world, micro)
+    slots = [slot for cut in cuts for row in cut for slot in rows[row]]
+    made = dict(zip(slots, examples.many([numbers[slot] for slot in slots], epoch), strict=True))
+    batches = []
+    for cut in cuts:
+        shown = [tuple(made[slot] for slot in rows[row]) for row in cut]
+        batches.append(collate(shown or [(STAND_IN,)], dtype, worker.device, counts=bool(shown)))
+    seen = tuple(Seen(slot, e.number, e.id, _state(e)) for slot, e in sorted(made.items()))
+    counted = [s.state for s in seen]
+    return Work(batches, tuple(numbers), counted.count(CUT), counted.count(DROPPED), seen)
+
+
+def _state(example: Example) -> str:
+    return DROPPED if example.fault else CUT if example.cut else TRAINED
