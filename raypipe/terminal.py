@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -53,6 +54,10 @@ class Step:
             self._shown = now
             self._write(f"{self._title}: {text}")
 
+    def event(self, text: str) -> None:
+        """A line of its own, at once, that stays: something a person must know of."""
+        self._write(f"{self._title}: {text}", final=True, whole=True)
+
     def count(self, unit: str) -> Callable[[int, int], None]:
         """A callback (done, all) that shows counts, rate and time left."""
 
@@ -85,9 +90,10 @@ class Step:
                 took = f"{now - self._started:.0f} s so far"
                 self._write(f"{self._title}: {self._last + ', ' if self._last else ''}{took}")
 
-    def _write(self, text: str, final: bool = False) -> None:
+    def _write(self, text: str, final: bool = False, whole: bool = False) -> None:
         if self._live:
-            self._out.write(f"\r\x1b[2K{text[:200]}" + ("\n" if final else ""))
+            width = None if whole else shutil.get_terminal_size((200, 24)).columns - 1
+            self._out.write(f"\r\x1b[2K{text[:width]}" + ("\n" if final else ""))
         else:
             self._out.write(text + "\n")
         self._out.flush()

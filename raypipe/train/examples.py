@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +40,13 @@ class Examples:
 
     def __init__(self, mixture: Mixture, loaded: LoadedModel, settings: StageSettings) -> None:
         self.mixture, self._settings = mixture, settings
+        self.reading: Callable[[str], None] = lambda sample: None  # told what is taken up
         self.chat = loaded.chat(settings.template)
         self._side, self._frames = loaded.side, loaded.family.frames(loaded.config)
 
     def __getitem__(self, number: int) -> Example:
         sample = self.mixture.sample(number)
+        self.reading(sample.id)
         encoded = self.chat.training(sample.turns, sample.kinds)
         cut = len(encoded.ids) > self._settings.max_tokens
         if cut:

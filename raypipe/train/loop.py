@@ -62,6 +62,7 @@ def train_on_rank(
         if folder is not None:
             first = int(ds.load_state(engine, folder)["step"])
     examples = Examples(mixture, loaded, settings)
+    examples.reading = status.reads
     lengths = mixture.lengths() if settings.group_by_length else None
     order = Order(len(mixture), settings.global_batch, settings.seed, lengths)
 
@@ -118,6 +119,7 @@ def _step(
     _seed(settings.seed, step, worker.rank)
     work: Work = ahead.take()
     waited = time.monotonic() - started
+    status.at("sum")
     schedule = settings.schedule
     rate = ds.set_rates(engine, rate_factor(step, plan.steps, schedule.warmup_ratio, schedule.kind))
     counted = [
