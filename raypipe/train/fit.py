@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from raypipe.train.stalls import Limits
 if TYPE_CHECKING:
     from raypipe.train.monitor import Monitor, Tell
 
+log = logging.getLogger(__name__)
 SLACK_S = 60  # a collective waits this much longer than a stall takes to be reported
 RESIZE_S = 600.0  # a new start loses what lies behind the last checkpoint, so growth may wait
 
@@ -45,7 +47,7 @@ def fit(plan: StagePlan, settings: StageSettings, tell: Tell) -> Watched:
             except Exception as fault:
                 _explain(monitor, settings, fault)
                 raise
-        if plain := monitor.view()["fault"]:  # an attempt that saw it ended without an error of its own
+        if plain := _view(monitor)["fault"]:  # an attempt that saw it ended without an error of its own
             raise unpacked(plain)
         return monitor.seen
 
@@ -99,7 +101,7 @@ def _interruptibly(work: Callable[[], Any]) -> None:
 
 def _explain(monitor: Monitor, settings: StageSettings, fault: Exception) -> None:
     """Raises what the board knows of the end: the workers' own error, or who ended and how."""
-    view = monitor.view()
+    view = _view(monitor)
     if view["fault"]:
         raise unpacked(view["fault"]) from fault
     again = f"{monitor.seen.attempts} attempt(s) of {settings.workers.max_failures + 1} are used up"
@@ -113,3 +115,12 @@ def _explain(monitor: Monitor, settings: StageSettings, fault: Exception) -> Non
     if view["ended"] and monitor.seen.hangs:
         last = f"{settings.out}/{monitor.seen.hangs[-1]}"
         raise RaypipeError(f"train {settings.name}: stuck, see {last}; {again}", remedy) from fault
+
+
+def _view(monitor: Monitor) -> dict[str, Any]:
+    """The board's last word; nothing where it is gone, as with a cluster that broke down."""
+    try:
+        return monitor.view()
+    except Exception as gone:
+        log.warning("the board cannot be read: %s", gone)
+        return {"fault": None, "failures": {}, "ranks": [], "ended": False}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable
@@ -11,9 +10,12 @@ from typing import Any
 from raypipe.cluster import require
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.settings import StageSettings, local
+from raypipe.store.journal import join, newest
 from raypipe.store.run import Manifest, Run
 from raypipe.train.board import Watched
+from raypipe.train.curves import PICTURE, picture, validation_rows
 from raypipe.train.fit import fit
+from raypipe.train.metrics import METRICS
 from raypipe.train.plan import StagePlan, plan_stage
 
 StepProgress = Callable[[dict[str, Any]], None]
@@ -43,6 +45,7 @@ def train(
         require(least * settings.workers.cpus, least * settings.workers.gpus, "the stage")
         with _watching(run, progress):
             seen = fit(plan, settings, tell)
+        # What is made of the last checkpoint outside the workers, the export for one, belongs here.
         _commit(run, plan, settings, seen)
     manifest = run.manifest
     return {**manifest["totals"], **manifest["facts"], "model": f"{settings.out}/model"}
@@ -60,22 +63,42 @@ def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -
     names = run.store.list("model")
     if "model/config.json" not in names and "model/adapter_config.json" not in names:
         raise RaypipeError(f"training ended without a model in {run.store.root}/model")
-    rows = [json.loads(line) for line in run.store.read("metrics.jsonl").decode().splitlines()]
+    rows = join(run.store, METRICS)
+    run.store.replace(PICTURE, picture(rows, validation_rows(run.store), settings.name))
     manifest = Manifest(
         kind="train",
-        files=[run.entry(n, 0) for n in [*names, "metrics.jsonl"]],
+        files=[run.entry(n, 0) for n in [*names, f"{METRICS}.jsonl", PICTURE]],
         totals={"inputs": plan.samples, "steps": plan.steps},
         parents=[*plan.parents, *_starting_point(settings)],
         software=_software(),
-        facts={
-            "first_loss": rows[0]["loss"],
-            "last_loss": rows[-1]["loss"],
-            "seconds": sum(r["step_s"] for r in rows),
-            "restarts": seen.attempts - 1,
-            "hangs": seen.hangs,
-        },
+        facts=_facts(rows, seen),
     )
     run.commit(manifest)
+
+
+def _facts(rows: list[dict[str, Any]], seen: Watched) -> dict[str, Any]:
+    """What the manifest tells of the training itself; over all attempts, of earlier drivers too."""
+
+    def total(name: str) -> float:
+        return sum(row.get(name) or 0 for row in rows)
+
+    timed = [row for row in rows if row.get("mfu") is not None]
+    worked = sum(row["mfu"] * row["step_s"] for row in timed)
+    return {
+        "first_loss": rows[0]["loss"],
+        "last_loss": rows[-1]["loss"],
+        "seconds": total("step_s"),
+        "tokens": total("tokens"),
+        "tokens_s": total("tokens") / total("step_s"),
+        "mfu": worked / sum(row["step_s"] for row in timed) if timed else None,
+        "mfu_convention": next((r["mfu_convention"] for r in reversed(rows) if "mfu_convention" in r), ""),
+        "data_wait": total("data_wait_s") / total("step_s"),
+        "cut": total("cut"),
+        "dropped": total("dropped"),
+        "worlds": sorted({row["world"] for row in rows if "world" in row}),
+        "restarts": max([seen.attempts, *(row.get("attempt", 1) for row in rows)]) - 1,
+        "hangs": seen.hangs,
+    }
 
 
 def _starting_point(settings: StageSettings) -> list[dict[str, str]]:
@@ -111,12 +134,11 @@ class _watching:
             self._show()
 
     def _watch(self) -> None:
-        while not self._stop.wait(1.0):
+        # On S3 a look is two requests.
+        while not self._stop.wait(1.0 if self._run.store.is_local else 5.0):
             self._show()
 
     def _show(self) -> None:
-        store = self._run.store
-        if self._progress and store.exists("metrics.jsonl"):
-            lines = store.read("metrics.jsonl").decode().splitlines()
-            if lines:
-                self._progress(json.loads(lines[-1]))
+        row = newest(self._run.store, METRICS)
+        if self._progress and row is not None:
+            self._progress(row)

@@ -28,7 +28,8 @@ class Status:
 
     ``phase`` is one of start, data, sum, forward, backward, step, checkpoint, done. ``samples`` are those of
     the micro-batch at work, ``reading`` the one that the loader took up last. ``warm`` says that this process
-    has a step behind it. ``moved`` and ``read`` are the monotonic times of the last changes.
+    has a step behind it, ``checkpoints`` how many it has begun. ``moved`` and ``read`` are the
+    monotonic times of the last changes.
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class Status:
     samples: tuple[str, ...] = ()
     reading: str = ""
     warm: bool = False
+    checkpoints: int = 0
     moved: float = field(default_factory=time.monotonic)
     read: float = 0.0
     _mirror: mmap.mmap | None = None
@@ -53,6 +55,7 @@ class Status:
         if step is not None:
             self.warm = self.warm or (self.phase != "start" and step != self.step)
             self.step = step
+        self.checkpoints += phase == "checkpoint" and self.phase != "checkpoint"
         self.phase = phase
         if micro is not None:
             self.micro = micro
@@ -87,6 +90,8 @@ class Status:
         """Keeps a copy in a file named by this process's id from now on."""
         folder = folder or mirrors()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():  # somebody else's: do without
+            return
         for old in folder.iterdir():  # of processes that were killed
             if old.name.isdigit() and start_of(int(old.name)) is None:
                 old.unlink(missing_ok=True)

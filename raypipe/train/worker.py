@@ -66,7 +66,9 @@ def _train(plan: Any, settings: StageSettings, rank: int, world: int, local: int
 
     from raypipe.store.files import Store
     from raypipe.train.checkpoints import Checkpoints
+    from raypipe.train.gauges import RayMetrics
     from raypipe.train.loop import Worker, train_on_rank
+    from raypipe.train.tensorboard import TensorBoard
 
     torch.set_num_threads(settings.workers.threads)
     device = torch.device("cuda", local) if settings.workers.gpus else torch.device("cpu")
@@ -77,4 +79,6 @@ def _train(plan: Any, settings: StageSettings, rank: int, world: int, local: int
         return values
 
     checkpoints = Checkpoints(Store(settings.out), rank, world, settings.checkpoint.keep, gather)
-    train_on_rank(plan, settings, Worker(rank, world, device), checkpoints, status)
+    sinks = (TensorBoard(Store(settings.out)), RayMetrics(settings.name, lambda: status.checkpoints))
+    here = Worker(rank, world, device, sinks if rank == 0 else ())
+    train_on_rank(plan, settings, here, checkpoints, status)

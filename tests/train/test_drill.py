@@ -18,6 +18,8 @@ from tests.support.prepared import drawn_run
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_local")]
 STEPS = 24
+INSIDE = ("data", "sum", "forward", "backward", "step")
+GONE = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def stage(folder: Path, name: str, **more) -> StageSettings:
@@ -71,7 +73,7 @@ def test_a_stuck_rank_is_named_and_the_run_goes_on(folder, undisturbed):
     said = json.loads((folder / "stuck" / name).read_text())
     (blamed,) = [r for r in said["ranks"] if r["rank"] in said["culprits"]]
     assert blamed["pid"] == stopped[0]
-    assert blamed["phase"] in ("data", "forward", "backward")
+    assert blamed["phase"] in INSIDE
     assert said["step"] == blamed["step"] > 8
     mixture = Mixture([str(folder / "run")])
     known = {mixture.sample(n).id for n in range(len(mixture))}
@@ -85,27 +87,23 @@ def test_a_stuck_rank_is_named_and_the_run_goes_on(folder, undisturbed):
 
 
 def stop_one(out: Path, stopped: list[int]) -> None:
-    """SIGSTOP for one worker, in the middle of a step."""
-    while not (out / "checkpoints/step-00000008.json").exists():
+    """SIGSTOP for one of our workers, in the middle of a step."""
+    chosen = None
+    while chosen is None or not (out / "checkpoints/step-00000008.json").exists():
+        mine = psutil.Process().children(recursive=True) if chosen is None else []
+        begun = [p for p in mine if (mirrored(p.pid) or {}).get("phase", "start") != "start"]
+        chosen = begun[0] if begun else chosen
         time.sleep(0.005)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if _is_worker(p.info["cmdline"])]
     while not (out / "model").exists():
-        workers[0].send_signal(signal.SIGSTOP)
-        said = mirrored(workers[0].pid)
-        if (
-            said
-            and said["phase"] in ("data", "forward", "backward")
-            and said["step"] >= 8
-            and said["samples"]
-        ):
-            stopped.append(workers[0].pid)
+        chosen.send_signal(signal.SIGSTOP)
+        while chosen.status() not in GONE:
+            time.sleep(0.001)
+        said = mirrored(chosen.pid)
+        if said and said["phase"] in INSIDE and said["step"] >= 8 and said["samples"]:
+            stopped.append(chosen.pid)
             return
-        workers[0].send_signal(signal.SIGCONT)
+        chosen.send_signal(signal.SIGCONT)
         time.sleep(0.002)
-
-
-def _is_worker(words: list[str] | None) -> bool:
-    return bool(words) and words[0].startswith("ray::") and "RayTrainWorker" in words[0]
 
 
 def test_a_wrong_request_found_by_a_worker_is_not_tried_again(folder):
