@@ -81,7 +81,7 @@ def train(request: Request) -> int:
     with connected(quiet=True, dashboard=_dashboard()):
         settings = _prepare_first(settings)
         with Step(f"train {settings.name}") as step:
-            result = run(settings, progress=step.training)
+            result = run(settings, progress=step.training, tell=step.event)
     losses = f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}"
     text = f"{result['steps']} steps, {losses}, model in {result['model']}"
     show(result, text, request.json)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 QUIET_S = 30.0
 
@@ -53,6 +55,10 @@ class Step:
             self._shown = now
             self._write(f"{self._title}: {text}")
 
+    def event(self, text: str) -> None:
+        """A line of its own, at once, that stays: something a person must know of."""
+        self._write(f"{self._title}: {text}", final=True, whole=True)
+
     def count(self, unit: str) -> Callable[[int, int], None]:
         """A callback (done, all) that shows counts, rate and time left."""
 
@@ -68,14 +74,20 @@ class Step:
         """Shows what tells its own line."""
         self.note(state.line())
 
-    def training(self, row: dict[str, float]) -> None:
-        """Shows a row of metrics.jsonl."""
-        speed = row["tokens"] / row["step_s"] if row["step_s"] else 0.0
-        waits = 100 * row["data_wait_s"] / row["step_s"] if row["step_s"] else 0.0
-        self.note(
-            f"step {row['step']:.0f}/{row['steps']:.0f}, loss {row['loss']:.4f}, rate {row['lr']:.2e}, "
-            f"{speed:,.0f} tokens/s, data wait {waits:.0f} %"
-        )
+    def training(self, row: dict[str, Any]) -> None:
+        """Shows a row of metrics.jsonl; on a narrow terminal what matters least is left out."""
+        self.note(training_line(row, self._room()))
+
+    def _room(self) -> int:
+        """Columns beside the title."""
+        return (self._columns() if self._live else 10**6) - len(self._title) - 2
+
+    def _columns(self) -> int:
+        """Columns of the terminal that a line may fill without wrapping."""
+        try:
+            return os.get_terminal_size(self._out.fileno()).columns - 1
+        except (OSError, ValueError, AttributeError):
+            return shutil.get_terminal_size((200, 24)).columns - 1
 
     def _repeat(self) -> None:
         while not self._over.wait(self._every):
@@ -85,9 +97,56 @@ class Step:
                 took = f"{now - self._started:.0f} s so far"
                 self._write(f"{self._title}: {self._last + ', ' if self._last else ''}{took}")
 
-    def _write(self, text: str, final: bool = False) -> None:
+    def _write(self, text: str, final: bool = False, whole: bool = False) -> None:
         if self._live:
-            self._out.write(f"\r\x1b[2K{text[:200]}" + ("\n" if final else ""))
+            width = None if whole else self._columns()
+            self._out.write(f"\r\x1b[2K{text[:width]}" + ("\n" if final else ""))
         else:
             self._out.write(text + "\n")
         self._out.flush()
+
+
+def training_line(row: dict[str, Any], width: int) -> str:
+    """How far training is, in at most ``width`` columns: loss, rate, speed, MFU, waiting, time left.
+
+    Speeds are means over the last steps. MFU is "-" where no peak of the device is known.
+    """
+
+    def number(key: str, form: str) -> str:
+        value = row.get(f"{key}_mean", row.get(key))
+        return "-" if value is None else format(value, form)
+
+    left = row.get("eta_s")
+    parts = [  # (how soon it is left out, 0 never; text)
+        (0, f"step {row['step']}/{row['steps']}"),
+        (0, f"loss {number('loss', '.4f')}"),
+        (5, f"rate {number('lr', '.2e')}"),
+        (2, f"{number('tokens_s', ',.0f')} tokens/s"),
+        (6, f"{number('samples_s', ',.1f')} samples/s"),
+        (4, f"MFU {number('mfu', '.1%')}"),
+        (3, f"data wait {number('data_wait', '.0%')}"),
+        (1, f"{duration(left)} left" if left is not None else ""),
+    ]
+    kept = [(order, text) for order, text in parts if text]
+    while len(line := ", ".join(text for _, text in kept)) > width:
+        last = max(order for order, _ in kept)
+        if last == 0:
+            break
+        kept = [(order, text) for order, text in kept if order != last]
+    return line
+
+
+def duration(seconds: float) -> str:
+    """Two units, the larger first.
+
+    >>> duration(42), duration(3 * 60 + 7), duration(26 * 3600 + 120)
+    ('42 s', '3 min 07 s', '1 d 2 h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

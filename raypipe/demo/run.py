@@ -76,7 +76,7 @@ def _train(root: Path, size: config.Size) -> None:
     _make_untrained(root)
     for name in STAGES:
         with Step(f"3/6 train {name}", every_s=5) as step:
-            train(config.stage(root, name, size), progress=step.training)
+            train(config.stage(root, name, size), progress=step.training, tell=step.event)
 
 
 def _evaluate(root: Path) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ long after the cluster that made them is gone.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -24,12 +23,13 @@ from raypipe.records import (
     predictions_of,
     verdicts_of,
 )
+from raypipe.store import journal
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
 from raypipe.store.run import MANIFEST, QUARANTINE, Run
 from raypipe.store.shards import Shard
 
-METRICS_FILE = "metrics.jsonl"
+METRICS = "metrics"
 EXAMPLES_PER_REASON = 3
 
 
@@ -110,7 +110,7 @@ def read_training(label: str, path: str) -> TrainingRun:
     run = Run.open(path, "train", complete=False)
     rows: dict[int, dict[str, Any]] = {}
     lines = unreadable = 0
-    for row in _json_lines(run.store, METRICS_FILE):
+    for row in journal.rows(run.store, METRICS):
         if row is None or not isinstance(row.get("step"), int):
             unreadable += 1
             continue
@@ -214,13 +214,5 @@ def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str,
 
 def _json_lines(store: Store, name: str) -> Iterator[dict[str, Any] | None]:
     """The objects of a JSON-lines file; None for a line that is not one. No file, no lines."""
-    if not store.exists(name):
-        return
-    for line in store.read(name).decode("utf-8", errors="replace").split("\n"):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        yield row if isinstance(row, dict) else None
+    if store.exists(name):
+        yield from journal.parsed(store.read(name))

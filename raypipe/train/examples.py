@@ -60,6 +60,7 @@ class Examples:
     ) -> None:
         self.mixture, self._settings = mixture, settings
         self.packing, self.max_tokens = settings.packing, settings.max_tokens
+        self.reading: Callable[[str], None] = lambda sample: None  # told what is taken up
         self.chat = loaded.chat(settings.template)
         self._side, self._frames = loaded.side, loaded.family.frames(loaded.config)
         self._placeholders = {v.token_id for v in self.chat.visual.values()}
@@ -86,6 +87,7 @@ class Examples:
             DamageError: a medium cannot be read.
         """
         sample = self.mixture.sample(number)
+        self.reading(sample.id)
         encoded, cut, fault = self._fitted(sample)
         if fault:
             return Example(number, sample.id, encoded, (), fault=fault)

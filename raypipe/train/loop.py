@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raypipe.errors import RaypipeError
+from raypipe.model.build import LoadedModel
+from raypipe.model.splice import Batch
+from raypipe.records import MediumKind
 from raypipe.settings import StageSettings
 from raypipe.store.files import Store
 from raypipe.train import engine as ds
 from raypipe.train.checkpoints import Checkpoints
 from raypipe.train.examples import Examples
 from raypipe.train.export import export
+from raypipe.train.flops import flops_of, peak_of
 from raypipe.train.loader import Ahead, Steps
+from raypipe.train.meter import Meter
 from raypipe.train.metrics import MetricLog
 from raypipe.train.mixture import Mixture
 from raypipe.train.order import order_of, rate_factor
@@ -40,9 +46,17 @@ def train_on_rank(
         if folder is not None:
             first = int(ds.load_state(engine, folder)["step"])
     examples = Examples(mixture, loaded, settings)
+    examples.reading = status.reads
     order = order_of(mixture, plan, settings)
     steps = Steps(examples, order, worker, settings, dtype, plan.steps)
-    log = MetricLog(Store(settings.out), first, worker.rank == 0)
+    log = MetricLog(
+        Store(settings.out),
+        first,
+        worker.rank == 0,
+        world=worker.world,
+        meter=_meter(loaded, settings, worker, dtype),
+        sinks=worker.sinks,
+    )
     ahead = Ahead(steps, first, plan.steps)
     try:
         for step in range(first, plan.steps):
@@ -55,7 +69,7 @@ def train_on_rank(
                 _checkpoint(engine, checkpoints, done)
     finally:
         ahead.close()
-    log.flush()
+        log.close()
     _checkpoint(engine, checkpoints, plan.steps)
     engine.module.restore()  # the export is of the towers too
     if worker.rank == 0:
@@ -76,6 +90,7 @@ def _step(
     _seed(settings.seed, step, worker.rank)
     work: Work = ahead.take()
     waited = time.monotonic() - started
+    status.at("sum", samples=tuple(s for b in work.batches for row in b.samples for s in row))
     schedule = settings.schedule
     rate = ds.set_rates(engine, rate_factor(step, plan.steps, schedule.warmup_ratio, schedule.kind))
     counted = [
@@ -84,6 +99,8 @@ def _step(
         sum(b.ids_BL.numel() for b in work.batches),
         work.cut,
         work.dropped,
+        _frames(work.batches, MediumKind.IMAGE),
+        _frames(work.batches, MediumKind.VIDEO),
     ]
     counts = _sum(torch.tensor(counted, dtype=torch.float64, device=worker.device))
     learned = max(1.0, float(counts[0]))
@@ -112,12 +129,24 @@ def _step(
         "learned_tokens": int(counts[0]),
         "cut": int(counts[3]),
         "dropped": int(counts[4]),
+        "images": int(counts[5]),
+        "video_frames": int(counts[6]),
         "loss": loss_mean,
         "lr": rate,
         "grad_norm": float(engine.get_global_grad_norm() or 0.0),
         "step_s": round(time.monotonic() - started, 4),
         "data_wait_s": round(waited, 4),
     }
+
+
+def _meter(loaded: LoadedModel, settings: StageSettings, worker: Worker, dtype: torch.dtype) -> Meter:
+    lora = settings.lora is not None
+    flops = flops_of(loaded.model, loaded.family, loaded.config, settings.rates, lora)
+    return Meter(worker.world, flops, *peak_of(worker.device, dtype))
+
+
+def _frames(batches: Sequence[Batch], kind: MediumKind) -> int:
+    return sum(b.pixels[kind].shape[0] for b in batches if kind in b.pixels)
 
 
 def _checkpoint(engine: Any, checkpoints: Checkpoints, step: int) -> None:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import threading
-import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
-from raypipe.cluster import require, unwrapped
+from raypipe.cluster import require
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.settings import StageSettings, local
+from raypipe.store.journal import join, newest
 from raypipe.store.run import Manifest, Run
+from raypipe.train.board import Watched
+from raypipe.train.curves import PICTURE, picture, validation_rows
+from raypipe.train.fit import fit
+from raypipe.train.metrics import METRICS
 from raypipe.train.plan import StagePlan, plan_stage
 
 StepProgress = Callable[[dict[str, Any]], None]
+log = logging.getLogger(__name__)
 
 
-def train(settings: StageSettings, *, progress: StepProgress | None = None) -> dict[str, Any]:
+def train(
+    settings: StageSettings,
+    *,
+    progress: StepProgress | None = None,
+    tell: Callable[[str], None] = log.warning,
+) -> dict[str, Any]:
     """Trains one stage to its end; a finished stage is left as it is.
 
     Args:
         progress: called with the newest row of metrics.jsonl about once a second.
+        tell: called with one line when workers stall or start again.
 
     Returns:
         the manifest's totals and facts.
@@ -31,14 +41,12 @@ def train(settings: StageSettings, *, progress: StepProgress | None = None) -> d
     plan = plan_stage(settings)
     run = Run.start(settings.out, "train", settings)
     if not run.complete:
-        require(
-            settings.workers.num * settings.workers.cpus,
-            settings.workers.num * settings.workers.gpus,
-            "the stage",
-        )
+        least = settings.workers.min_num or settings.workers.num
+        require(least * settings.workers.cpus, least * settings.workers.gpus, "the stage")
         with _watching(run, progress):
-            _fit(plan, settings)
-        _commit(run, plan, settings)
+            seen = fit(plan, settings, tell)
+        # What is made of the last checkpoint outside the workers, the export for one, belongs here.
+        _commit(run, plan, settings, seen)
     manifest = run.manifest
     return {**manifest["totals"], **manifest["facts"], "model": f"{settings.out}/model"}
 
@@ -51,93 +59,46 @@ def _absolute(settings: StageSettings) -> StageSettings:
     return settings.model_copy(update={"out": local(settings.out), "start": start})
 
 
-def _fit(plan: StagePlan, settings: StageSettings) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    workers = settings.workers
-    resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
-    trainer = TorchTrainer(
-        _on_worker,
-        train_loop_config={"plan": plan, "settings": settings.model_dump(mode="json")},
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(
-            num_workers=workers.num, use_gpu=bool(workers.gpus), resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            # Position and weights live in our own committed checkpoints, so each start is a new Ray run.
-            name=f"{settings.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=f"{settings.out}/ray",
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-        ),
-    )
-    with unwrapped(f"train {settings.name}"):
-        _interruptibly(trainer.fit)
-
-
-def _interruptibly(work: Callable[[], Any]) -> None:
-    """Does the work in a thread of its own, so that Ctrl-C and a stop of the job reach us.
-
-    In the main thread Ray Train takes over SIGINT and ends the process itself, with exit code 1.
-    """
-    done: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as fault:
-            done.set_exception(fault)
-
-    threading.Thread(target=run, daemon=True, name="ray-train").start()
-    done.result()
-
-
-def _on_worker(config: dict[str, Any]) -> None:
-    """Runs in each Ray Train worker process."""
-    from raypipe.train.engine import prepare_environment
-
-    settings = StageSettings.model_validate(config["settings"])
-    prepare_environment(settings.workers.gpus)
-    import ray.train
-    import torch
-
-    from raypipe.store.files import Store
-    from raypipe.train.checkpoints import Checkpoints
-    from raypipe.train.loop import Worker, train_on_rank
-    from raypipe.train.status import Status
-
-    torch.set_num_threads(settings.workers.threads)
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    device = torch.device("cuda", context.get_local_rank()) if settings.workers.gpus else torch.device("cpu")
-
-    def gather(value: Any) -> list[Any]:
-        values: list[Any] = [None] * world
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-    checkpoints = Checkpoints(Store(settings.out), rank, world, settings.checkpoint.keep, gather)
-    train_on_rank(config["plan"], settings, Worker(rank, world, device), checkpoints, Status())
-
-
-def _commit(run: Run, plan: StagePlan, settings: StageSettings) -> None:
+def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -> None:
     names = run.store.list("model")
     if "model/config.json" not in names and "model/adapter_config.json" not in names:
         raise RaypipeError(f"training ended without a model in {run.store.root}/model")
-    rows = [json.loads(line) for line in run.store.read("metrics.jsonl").decode().splitlines()]
+    rows = join(run.store, METRICS)
+    run.store.replace(PICTURE, picture(rows, validation_rows(run.store), settings.name))
     manifest = Manifest(
         kind="train",
-        files=[run.entry(n, 0) for n in [*names, "metrics.jsonl"]],
+        files=[run.entry(n, 0) for n in [*names, f"{METRICS}.jsonl", PICTURE]],
         totals={"inputs": plan.samples, "steps": plan.steps},
         parents=[*plan.parents, *_starting_point(settings)],
         software=_software(),
-        facts={
-            "first_loss": rows[0]["loss"],
-            "last_loss": rows[-1]["loss"],
-            "seconds": sum(r["step_s"] for r in rows),
-        },
+        facts=_facts(rows, seen),
     )
     run.commit(manifest)
+
+
+def _facts(rows: list[dict[str, Any]], seen: Watched) -> dict[str, Any]:
+    """What the manifest tells of the training itself; over all attempts, of earlier drivers too."""
+
+    def total(name: str) -> float:
+        return sum(row.get(name) or 0 for row in rows)
+
+    timed = [row for row in rows if row.get("mfu") is not None]
+    worked = sum(row["mfu"] * row["step_s"] for row in timed)
+    return {
+        "first_loss": rows[0]["loss"],
+        "last_loss": rows[-1]["loss"],
+        "seconds": total("step_s"),
+        "tokens": total("tokens"),
+        "tokens_s": total("tokens") / total("step_s"),
+        "mfu": worked / sum(row["step_s"] for row in timed) if timed else None,
+        "mfu_convention": next((r["mfu_convention"] for r in reversed(rows) if "mfu_convention" in r), ""),
+        "data_wait": total("data_wait_s") / total("step_s"),
+        "cut": total("cut"),
+        "dropped": total("dropped"),
+        "worlds": sorted({row["world"] for row in rows if "world" in row}),
+        "restarts": max([seen.attempts, *(row.get("attempt", 1) for row in rows)]) - 1,
+        "hangs": seen.hangs,
+    }
 
 
 def _starting_point(settings: StageSettings) -> list[dict[str, str]]:
@@ -173,12 +134,11 @@ class _watching:
             self._show()
 
     def _watch(self) -> None:
-        while not self._stop.wait(1.0):
+        # On S3 a look is two requests.
+        while not self._stop.wait(1.0 if self._run.store.is_local else 5.0):
             self._show()
 
     def _show(self) -> None:
-        store = self._run.store
-        if self._progress and store.exists("metrics.jsonl"):
-            lines = store.read("metrics.jsonl").decode().splitlines()
-            if lines:
-                self._progress(json.loads(lines[-1]))
+        row = newest(self._run.store, METRICS)
+        if self._progress and row is not None:
+            self._progress(row)

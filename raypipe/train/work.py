@@ -11,6 +11,7 @@ import torch
 from raypipe.model.splice import Batch
 from raypipe.train.collate import collate, packed, shares
 from raypipe.train.examples import STAND_IN, Example, Examples
+from raypipe.train.metrics import Sink
 
 TRAINED, CUT, DROPPED = "trained", "cut", "dropped"
 
@@ -22,6 +23,7 @@ class Worker:
     rank: int
     world: int
     device: torch.device
+    sinks: Sequence[Sink] = ()  # of metrics, on rank 0
 
 
 class Seen(NamedTuple):

@@ -17,6 +17,7 @@ from raypipe.model.splice import LossHead
 from raypipe.settings import StageSettings
 from raypipe.store.verify import verify
 from raypipe.train.examples import Examples
+from raypipe.train.meter import TIMED
 from raypipe.train.mixture import Mixture
 from raypipe.train.order import order_of, rate_factor
 from raypipe.train.plan import plan_stage
@@ -26,7 +27,6 @@ from tests.support.prepared import drawn_run
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_local")]
 STEPS = 10
-TIMINGS = ("step_s", "data_wait_s")
 FINETUNE = {
     "rates": {"language_model": 1e-3, "multi_modal_projector": 2e-3},
     "optimizer": {"weight_decay": 0.05},
@@ -58,7 +58,7 @@ def finetune(folder: Path, name: str, out: str | None = None) -> StageSettings:
 
 def metrics(out: str) -> list[dict]:
     rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
 
 
 def weights(out: str) -> bytes:
@@ -172,7 +172,8 @@ def _kill_at_step(out: Path, step: int, killed: list[int]) -> None:
         time.sleep(0.01)
     if (out / "commit.json").exists() or (out / "model").exists():
         return  # too late: the test then says that nothing was killed
-    workers = [p for p in psutil.process_iter(["cmdline"]) if _is_worker(p.info["cmdline"])]
+    mine = psutil.Process().children(recursive=True)  # not those of another session on this machine
+    workers = [p for p in mine if _is_worker(p.cmdline())]
     os.kill(workers[0].pid, signal.SIGKILL)
     killed.append(workers[0].pid)
 
