@@ -39,7 +39,7 @@ class Examples:
 
     def __init__(self, mixture: Mixture, loaded: LoadedModel, settings: StageSettings) -> None:
         self.mixture, self._settings = mixture, settings
-        self.chat = loaded.chat(settings.template)
+        self.chat = loaded.chat(settings.template, settings.protocol)
         self._side, self._frames = loaded.side, loaded.family.frames(loaded.config)
 
     def __getitem__(self, number: int) -> Example:
