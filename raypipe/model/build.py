@@ -24,7 +24,7 @@ from raypipe.model.family import Family
 from raypipe.records import fingerprint
 from raypipe.settings import Rendition, Sampling, local
 from raypipe.store.run import Run
-from raypipe.text.chat import TEMPLATES, ChatEncoder
+from raypipe.text.chat import TEMPLATES, ChatEncoder, Protocol
 
 CARD = "raypipe.json"
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
@@ -78,11 +78,11 @@ class LoadedModel:
         """Side of the square pictures its towers take, in pixels."""
         return self.family.side(self.config)
 
-    def chat(self, template: str | None = None) -> ChatEncoder:
+    def chat(self, template: str | None = None, protocol: Protocol = "corrected") -> ChatEncoder:
         """The encoder of a template; None: the model's own, "auto": that of its family."""
         visual = self.family.visual(self.config)
         name = self.family.template if template == "auto" else template or self.card.template
-        return ChatEncoder(self.tokenizer, TEMPLATES[name], visual)
+        return ChatEncoder(self.tokenizer, TEMPLATES[name], visual, protocol)
 
 
 def folder_of(path: str) -> Path:

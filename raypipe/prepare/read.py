@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from raypipe.errors import RequestError
@@ -12,7 +12,7 @@ from raypipe.prepare.root import DataRoot
 from raypipe.prepare.seen import Seen
 from raypipe.records import Clip, MediumKind, MediumRef, Reason, Rejection, Turn, fingerprint
 from raypipe.settings import DatasetSettings
-from raypipe.text.chat import ChatError, check_turns
+from raypipe.text.chat import TAGS, ChatError, check_turns
 
 READERS = {".json": "llava_json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -155,6 +155,8 @@ def read_annotations(settings: DatasetSettings) -> tuple[list[Clip], list[Reject
 def read_record(record: Any, identifier: str, dataset: str, source: str) -> Clip:
     """One record in the LLaVA format: ``image`` and/or ``video`` (a path or several), ``conversations``.
 
+    A record without either is text only; ``<image>`` and ``<video>`` in it are text.
+
     Raises:
         ChatError: with the typed reason.
     """
@@ -171,7 +173,16 @@ def read_record(record: Any, identifier: str, dataset: str, source: str) -> Clip
                 raise ChatError(Reason.BAD_RECORD, f"'{kind.value}' is not a path")
             media.append(MediumRef(kind, path))
     checked = check_turns([_turn(t) for t in turns], [m.kind for m in media])
+    if not media and any(record.get(kind.value) == [] for kind in MediumKind):
+        _expect_no_tags(checked)
     return Clip(identifier, dataset, tuple(media), checked, source)
+
+
+def _expect_no_tags(turns: Sequence[Turn]) -> None:
+    """A tag is text where a record speaks of no media; where it lists none, a file was forgotten."""
+    for tag in TAGS:
+        if any(tag in turn.text for turn in turns):
+            raise ChatError(Reason.BAD_TAGS, f"a tag {tag}, but the record's list of media is empty")
 
 
 def _turn(turn: Any) -> Turn:

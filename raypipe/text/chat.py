@@ -1,26 +1,44 @@
-"""Chat templates -> token ids and loss mask; the only place that knows a template.
+"""Conversations -> token ids and labels; the only place that knows what of a chat is learned.
 
-A conversation is spelled as Vicuna v1 does (``SYSTEM USER: q ASSISTANT: a</s>USER: ...``). The text
-is cut at the media tags and each piece is tokenised for itself, as the reference does; a tag becomes
-as many placeholder ids as the model has visual tokens for the medium. What is learned is each
-answer, from behind ``ASSISTANT:`` to its closing token: found by character offsets, so the mask is
-right for any tokenizer.
+A template spells the conversation as pieces (``templates.py``). Its own special tokens and the places
+of the media are put in by id; everything else is text and is read as nothing but text, so that neither
+``</s>`` nor ``<image>`` in what somebody wrote can end an answer or take a place. Text between two of
+those ids is tokenised for itself, as the reference does. What is learned is each answer to its closing
+token: found by character offsets, so the mask is right for any tokenizer.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import json
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate
+from typing import Literal
+from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
 
+from raypipe.errors import RequestError
 from raypipe.records import MediumKind, Reason, Turn
+from raypipe.text.templates import TAG, TAGS, TEMPLATES, Piece, Template, at_tokens
+
+__all__ = [
+    "IGNORE",
+    "TAGS",
+    "TEMPLATES",
+    "ChatEncoder",
+    "ChatError",
+    "Encoded",
+    "Protocol",
+    "Template",
+    "VisualTokens",
+    "check_turns",
+]
 
 IGNORE = -100
-TAGS = {"<image>": MediumKind.IMAGE, "<video>": MediumKind.VIDEO}
-_TAG = re.compile("|".join(re.escape(t) for t in TAGS))
+Protocol = Literal["corrected", "reference"]
+PARSED_BY_REFERENCE = ("<unk>", "<s>", "</s>")
 
 
 class ChatError(ValueError):
@@ -29,28 +47,6 @@ class ChatError(ValueError):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason, self.detail = reason, detail
-
-
-@dataclass(frozen=True)
-class Template:
-    """A two-role chat template: ``system + " "``, then ``role: text`` with the turn's end mark."""
-
-    name: str
-    system: str
-    user: str = "USER"
-    assistant: str = "ASSISTANT"
-    end_of_user: str = " "
-    end_of_answer: str = "</s>"
-
-
-_SYSTEM = (
-    "A chat between a curious {who} and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
-)
-TEMPLATES = {
-    "v1": Template("v1", _SYSTEM.format(who="user")),
-    "llava_v1": Template("llava_v1", _SYSTEM.format(who="human")),
-}
 
 
 @dataclass(frozen=True)
@@ -77,11 +73,14 @@ class Encoded:
 def check_turns(turns: Sequence[Turn], kinds: Sequence[MediumKind]) -> tuple[Turn, ...]:
     """The turns that are trained on: a leading answer is dropped, roles alternate, tags match the media.
 
+    Every medium has its tag, in this order, in a question; however many they are (the reference keeps a
+    random 16 of more images, and one of several videos). Without media a tag is text like any other.
+
     Raises:
         ChatError: BAD_RECORD, BAD_TAGS or NOTHING_TO_LEARN.
     """
     kept = list(turns)
-    if kept and kept[0].role != "human":
+    if kept and kept[0].role == "gpt":
         kept = kept[1:]
     if not kept:
         raise ChatError(Reason.BAD_RECORD, "no turn of a human")
@@ -90,30 +89,49 @@ def check_turns(turns: Sequence[Turn], kinds: Sequence[MediumKind]) -> tuple[Tur
         if turn.role != expected:
             raise ChatError(Reason.BAD_RECORD, f"turn {position + 1} is of '{turn.role}', not '{expected}'")
     answers = [t.text for t in kept if t.role == "gpt"]
-    if any(_TAG.search(a) for a in answers):
+    if kinds and any(TAG.search(a) for a in answers):
         raise ChatError(Reason.BAD_TAGS, "an answer holds a media tag")
     if not any(a.strip() for a in answers):
         raise ChatError(Reason.NOTHING_TO_LEARN, "no answer to learn")
-    if any("</s>" in t.text for t in kept):
-        raise ChatError(Reason.BAD_RECORD, "a turn holds the closing token </s>")
-    tagged = [TAGS[t] for turn in kept for t in _TAG.findall(turn.text)]
-    if tagged != list(kinds):
-        have = ", ".join(kinds) or "none"
+    tagged = [TAGS[t] for turn in kept for t in TAG.findall(turn.text)]
+    if kinds and tagged != list(kinds):
+        have = ", ".join(kinds)
         raise ChatError(Reason.BAD_TAGS, f"tags name ({', '.join(tagged) or 'none'}), the media are ({have})")
     return tuple(kept)
 
 
 class ChatEncoder:
-    """Turns conversations into ids for one model: its tokenizer, template and visual tokens."""
+    """Turns conversations into ids for one model: its tokenizer, template and visual tokens.
+
+    The tokenizer is only read, and an encoder may be used by several threads at once.
+
+    Args:
+        tokenizer: the model's; it has to know the template's special tokens.
+        visual: what stands for each kind of medium.
+        protocol: "corrected": special tokens in what somebody wrote are text. "reference": ``<s>``,
+            ``<unk>`` and, where it does not close an answer, ``</s>`` are parsed in it, as the reference
+            does. Its mismatch rule, which throws all labels of a sample away where its search for rounds
+            fails (as it does over a ``</s>`` in a text of v1), is not repeated: every answer is learned.
+
+    Raises:
+        RequestError: the tokenizer lacks a special token of the template, or has no way to spell it as text.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: Template, visual: dict[MediumKind, VisualTokens]
+        self,
+        tokenizer: Tokenizer,
+        template: Template,
+        visual: dict[MediumKind, VisualTokens],
+        protocol: Protocol = "corrected",
     ) -> None:
         self._tokenizer, self.template, self.visual = tokenizer, template, visual
-        bos = tokenizer.token_to_id("<s>")
-        if bos is None or tokenizer.token_to_id(template.end_of_answer) is None:
-            raise ValueError("the tokenizer lacks <s> or the template's closing token")
-        self._bos = int(bos)
+        known = {t: tokenizer.token_to_id(t) for t in (*PARSED_BY_REFERENCE, *template.tokens)}
+        self._ids = {token: number for token, number in known.items() if number is not None}
+        self._literal = _literal(tokenizer)
+        parsed = [t for t in PARSED_BY_REFERENCE if t != template.closing] if protocol == "reference" else []
+        self._parsed = tuple(t for t in parsed if t in self._ids)
+        _expect_tokens(tokenizer, template)
+        self._expect_text()
 
     def training(self, turns: Sequence[Turn], kinds: Sequence[MediumKind]) -> Encoded:
         """Ids and labels of a whole conversation.
@@ -121,77 +139,142 @@ class ChatEncoder:
         Raises:
             ChatError: the conversation cannot be trained on.
         """
-        text, spans = self._spell(check_turns(turns, kinds))
-        ids, labels = [self._bos], [IGNORE]
-        for piece, start, kind in self._pieces(text):
-            if kind is not None:
-                ids += self._placeholder(kind)
-                labels += [IGNORE] * (len(ids) - len(labels))
-                continue
-            encoding = self._tokenizer.encode(piece, add_special_tokens=False)
-            for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
-                ids.append(token)
-                learned = any(a < start + end <= b for a, b in spans)
-                labels.append(token if learned else IGNORE)
-        return Encoded(tuple(ids), tuple(labels))
+        return self._encode(self._pieces(turns, kinds))
+
+    def spelled(self, turns: Sequence[Turn], kinds: Sequence[MediumKind]) -> str:
+        """A whole conversation as a person would read it: each medium is its tag, the opening token left out.
+
+        Raises:
+            ChatError: the conversation cannot be trained on.
+        """
+        return "".join(p.text for p in self._pieces(turns, kinds)).removeprefix(self.template.begin)
 
     def prompt(self, question: str, kinds: Sequence[MediumKind] = ()) -> tuple[int, ...]:
-        """Ids of one question that the model is to answer; media tags are put in front of it."""
-        tags = "".join(tag for kind in kinds for tag, k in TAGS.items() if k is kind)
-        asked = f"{tags}\n{question}" if tags else question
-        template = self.template
-        text = f"{template.system} {template.user}: {asked}{template.end_of_user}{template.assistant}:"
-        ids = [self._bos]
-        for piece, _, kind in self._pieces(text, limit=len(kinds)):
-            if kind is not None:
-                ids += self._placeholder(kind)
-            else:
-                ids += self._plain(piece)
-        return tuple(ids)
+        """Ids of one question that the model is to answer; media tags are put in front of it.
+
+        Raises:
+            ChatError: the template captions media and there is none.
+        """
+        self._expect_medium(kinds)
+        return self._encode(self.template.ask(question, kinds)).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
-    def _plain(self, text: str) -> list[int]:
-        """Ids of a part of a question; a media tag or closing token that someone typed stays text.
+    def _pieces(self, turns: Sequence[Turn], kinds: Sequence[MediumKind]) -> Iterator[Piece]:
+        kept = check_turns(turns, kinds)
+        self._expect_medium(kinds)
+        if self.template.captions and len(kept) != 2:
+            raise ChatError(Reason.BAD_RECORD, f"{len(kept)} turns; template {self.template.name} takes two")
+        return self.template.spell(kept, tagged=bool(kinds))
 
-        Training refuses these (``check_turns``), so no model has learned what they would mean here.
-        """
-        typed = self.template.end_of_answer in text or _TAG.search(text) is not None
-        self._tokenizer.encode_special_tokens = typed
-        try:
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        finally:
-            self._tokenizer.encode_special_tokens = False
+    def _expect_medium(self, kinds: Sequence[MediumKind]) -> None:
+        if self.template.captions and not kinds:
+            raise ChatError(
+                Reason.BAD_TAGS, f"no medium; template {self.template.name} takes a medium's caption"
+            )
 
-    def _placeholder(self, kind: MediumKind) -> list[int]:
-        visual = self.visual[kind]
-        return [visual.token_id] * visual.count
+    def _expect_text(self) -> None:
+        """A vocabulary may hold a special token as an ordinary word, too: typed text would be read as it."""
+        places = {v.token_id for v in self.visual.values()}
+        words = [self._tokenizer.id_to_token(i) for i in places if i >= 0]  # the traces' places are -200
+        meant = {*places, *(self._ids[t] for t in self.template.tokens)}
+        for token in (*self.template.tokens, *TAGS, *filter(None, words)):
+            if not meant.isdisjoint(self._literal.encode(token, add_special_tokens=False).ids):
+                raise RequestError(
+                    f"the tokenizer has {token} as an ordinary word and would read it so in any text",
+                    "take a tokenizer in which it is an added special token only",
+                )
 
-    def _spell(self, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
-        """The conversation as text, and the character spans that are learned."""
-        template, spans = self.template, []
-        text = template.system + " "
-        for turn in turns:
-            if turn.role == "human":
-                text += f"{template.user}: {turn.text}{template.end_of_user}"
-                continue
-            text += f"{template.assistant}:"
-            if not turn.text:  # as the reference spells it: no space, no closing token, nothing learned
-                continue
-            start = len(text)
-            text += f" {turn.text}{template.end_of_answer}"
-            spans.append((start, len(text)))
-        return text, spans
+    def _encode(self, pieces: Iterable[Piece]) -> Encoded:
+        ids: list[int] = []
+        labels: list[int] = []
+        for run in _runs(self._parse(pieces)):
+            first = run[0]
+            if first.medium:
+                visual = self.visual[first.medium]
+                ids += [visual.token_id] * visual.count
+                labels += [IGNORE] * visual.count
+            elif first.special:
+                ids.append(self._ids[first.text])
+                labels.append(ids[-1] if first.learned else IGNORE)
+            else:
+                self._encode_text(run, ids, labels)
+        return Encoded(tuple(ids), tuple(labels))
 
-    @staticmethod
-    def _pieces(text: str, limit: int | None = None):
-        """(text, its start, None) and ("", position, kind of medium) in order; empty texts left out."""
-        done = 0
-        for tag in islice(_TAG.finditer(text), limit):
-            if tag.start() > done:
-                yield text[done : tag.start()], done, None
-            yield "", tag.start(), TAGS[tag.group()]
-            done = tag.end()
-        if done < len(text):
-            yield text[done:], done, None
+    def _encode_text(self, run: Sequence[Piece], ids: list[int], labels: list[int]) -> None:
+        """Text that is tokenised together. A token is learned when its last character is."""
+        ends = list(accumulate(len(piece.text) for piece in run))
+        encoding = self._literal.encode("".join(p.text for p in run), add_special_tokens=False)
+        at = 0
+        for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            while end > ends[at]:
+                at += 1
+            ids.append(token)
+            labels.append(token if run[at].learned else IGNORE)
+
+    def _parse(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The pieces with special tokens taken out of texts, as far as the protocol wants it."""
+        for piece in pieces:
+            if piece.special or piece.medium:
+                yield piece
+            else:
+                yield from at_tokens(piece, self._parsed)
+
+
+def _runs(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Texts that are tokenised together; a special token or a medium for itself."""
+    texts: list[Piece] = []
+    for piece in pieces:
+        single = piece.special or piece.medium
+        if texts and (single or piece.apart):
+            yield texts
+            texts = []
+        if single:
+            yield [piece]
+        else:
+            texts.append(piece)
+    if texts:
+        yield texts
+
+
+def _expect_tokens(tokenizer: Tokenizer, template: Template) -> None:
+    missing = [t for t in template.tokens if tokenizer.token_to_id(t) is None]
+    if not missing:
+        return
+    fitting = [
+        other.name
+        for other in TEMPLATES.values()
+        if all(tokenizer.token_to_id(t) is not None for t in other.tokens)
+    ]
+    raise RequestError(
+        f"the tokenizer lacks {' and '.join(missing)}, which template {template.name} needs",
+        f"choose template={'|'.join(fitting)}"
+        if fitting
+        else "take a tokenizer that has a template's tokens",
+    )
+
+
+_LITERAL: WeakKeyDictionary[Tokenizer, tuple[int, Tokenizer]] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def _literal(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that reads special tokens in a text as text; one for each tokenizer, made anew when that grows.
+
+    The flag for this is the tokenizer's own and every thread that uses it would see it, hence a copy.
+    Post-processing is left out: it may trim the offsets that labels are found by.
+    """
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    with _LOCK:
+        known = _LITERAL.get(tokenizer)
+        if known is None or known[0] != size:
+            body = json.loads(tokenizer.to_str())
+            body["post_processor"] = None
+            structural = {*TAGS, *(t for template in TEMPLATES.values() for t in template.tokens)}
+            for added in body["added_tokens"]:  # only those that are marked as special can be read as text
+                added["special"] = added["special"] or added["content"] in structural
+            copy = Tokenizer.from_str(json.dumps(body))
+            copy.encode_special_tokens = True
+            known = _LITERAL[tokenizer] = (size, copy)
+        return known[1]

@@ -61,7 +61,7 @@ class Examples:
         self.mixture, self._settings = mixture, settings
         self.packing, self.max_tokens = settings.packing, settings.max_tokens
         self.reading: Callable[[str], None] = lambda sample: None  # told what is taken up
-        self.chat = loaded.chat(settings.template)
+        self.chat = loaded.chat(settings.template, settings.protocol)
         self._side, self._frames = loaded.side, loaded.family.frames(loaded.config)
         self._placeholders = {v.token_id for v in self.chat.visual.values()}
         threads = threads or max(1, min(MOST_THREADS, int(settings.workers.cpus)))

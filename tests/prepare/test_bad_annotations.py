@@ -97,9 +97,11 @@ CASES: list[tuple[str, str, bytes, list[Reason | str] | str]] = [
     ("equal ids, other content", "a.json", array({**Q, "id": "1"}, turns("r", "a", id="1")), [OK, OK]),
     ("ids that are no names", "a.json", array({**Q, "id": "../CON\0" + "x" * 300}), [OK]),
     # Row 28: what looks like markup.
-    ("tag in the answer", "a.json", array(turns("q", "a <video>")), [Reason.BAD_TAGS]),
+    ("tags without a medium are text", "a.json", array(turns("<image>q", "a <video>")), [OK]),
+    ("tag in the answer", "a.json", array(turns("<video>q", "a <video>", video="v")), [Reason.BAD_TAGS]),
+    ("a tag and no file", "a.json", array(turns("<video>q", "a", video=[])), [Reason.BAD_TAGS]),
     ("a tag too many", "a.json", array(turns("<video><video>q", "a", video="v")), [Reason.BAD_TAGS]),
-    ("closing token", "a.json", array(turns("q </s> USER: r", "a")), [Reason.BAD_RECORD]),
+    ("closing token", "a.json", array(turns("q </s> USER: r", "a </s>")), [OK]),
     ("markup of other models", "a.json", array(turns("<|im_end|>[INST]<image_1>", "a")), [OK]),
     # Row 29: texts at the edges.
     ("empty question", "a.json", array(turns("", "a")), [OK]),

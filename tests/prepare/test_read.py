@@ -30,7 +30,10 @@ BAD = [
     ({"conversations": talk("q\ud800", "a")}, Reason.BAD_RECORD),
     ({"conversations": talk("q", "")}, Reason.NOTHING_TO_LEARN),
     ({"conversations": Q, "video": "v.mp4"}, Reason.BAD_TAGS),
-    ({"conversations": VIDEO}, Reason.BAD_TAGS),
+    ({"conversations": [{"from": "system", "value": "s"}, *Q]}, Reason.BAD_RECORD),
+    ({"conversations": VIDEO, "video": []}, Reason.BAD_TAGS),
+    ({"conversations": talk("q", "a <image>"), "image": []}, Reason.BAD_TAGS),
+    ({"conversations": talk("<video>\nq", "a <video>"), "video": "v.mp4"}, Reason.BAD_TAGS),
     ({"conversations": VIDEO, "video": ["a.mp4", "b.mp4"]}, Reason.BAD_TAGS),
     ({"conversations": VIDEO, "image": "a.png"}, Reason.BAD_TAGS),
     ({"conversations": VIDEO, "video": 5}, Reason.BAD_RECORD),
@@ -67,6 +70,9 @@ def test_good_records(tmp_path):
             {"conversations": Q, "video": None, "image": []},
             {"conversations": talk("<video><image>q", "a"), "image": "i.png", "video": ["v.mp4"]},
             {"conversations": [{"from": "gpt", "value": "hello"}, *Q]},
+            {"conversations": talk("<video>\nWhat does this tag mean?", "<image> is another.")},
+            {"conversations": VIDEO, "video": None},
+            {"conversations": talk("what is </s> USER: for?", "It ends</s> <s> <unk> <|im_end|> a text.")},
         ],
     )
     clips, rejections = read_annotations(dataset(tmp_path, tmp_path / "out"))
@@ -74,6 +80,9 @@ def test_good_records(tmp_path):
     assert [c.media for c in clips[:2]] == [(), ()]
     assert clips[2].media == (MediumRef(MediumKind.VIDEO, "v.mp4"), MediumRef(MediumKind.IMAGE, "i.png"))
     assert [t.text for t in clips[3].turns] == ["q", "a"]
+    assert [c.media for c in clips[4:]] == [(), (), ()]
+    assert clips[4].turns[0].text == "<video>\nWhat does this tag mean?"  # text, for there is no medium
+    assert clips[6].turns[1].text == "It ends</s> <s> <unk> <|im_end|> a text."
 
 
 JSON = st.recursive(

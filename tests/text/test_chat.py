@@ -8,16 +8,23 @@ from raypipe.records import MediumKind, Reason, Turn
 from raypipe.text.chat import IGNORE, TEMPLATES, ChatEncoder, ChatError, VisualTokens
 from raypipe.text.tokenizer import train_tokenizer
 from tests.support.tiny import tiny_tokenizer
+from tests.text.bytes import bytes_tokenizer
+from tests.text.learned import runs
 
 VISUAL = {MediumKind.IMAGE: VisualTokens(9001, 3), MediumKind.VIDEO: VisualTokens(9002, 5)}
 TOKENIZERS = [
     tiny_tokenizer(),
     train_tokenizer(["a"], 260),
-    train_tokenizer([": ASSISTANT: USER: </s", " A: B: C. USER ASSISTANT answers: yes", "ü 漢字"] * 4, 700),
+    train_tokenizer(
+        [": ASSISTANT: USER: </s> <0x41>", " A: B: C. USER ASSISTANT answers: yes", "ü 漢字"] * 4, 700
+    ),
 ]
+ALL_TOKENIZERS = [*TOKENIZERS, bytes_tokenizer(["<unk>", "<s>", "</s>"])]
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 SPACE_MARK = "▁"  # comes back as a space, as in Llama's tokenizer
-PIECES = ["ASSISTANT:", " ASSISTANT: yes", "USER: ", "<s>", "<unk>", "</", "s>", "\n", "▁", "<0x41>", "🙂"]
+PIECES = ["ASSISTANT:", " ASSISTANT: yes", "USER: ", "\n", "▁", "<0x41>", "🙂", "</", "s>"]
+PIECES += ["<s>", "</s>", "<unk>", "<|im_end|>", "<image>", "<video>"]
+SPOKEN = ["v1", "llava_v1"]
 TEXT = st.one_of(ANY_TEXT, st.lists(st.sampled_from(PIECES), min_size=1).map("".join))
 ANSWER = TEXT.filter(lambda t: t.strip())
 KINDS = st.lists(st.sampled_from(list(MediumKind)), max_size=3)
@@ -26,7 +33,7 @@ PLENTY = settings(max_examples=150, deadline=None, suppress_health_check=list(He
 
 
 def conversation(rounds, kinds) -> list[Turn]:
-    assume(not any("</s>" in t or "<image>" in t or "<video>" in t for pair in rounds for t in pair))
+    assume(not kinds or not any("<image>" in t or "<video>" in t for pair in rounds for t in pair))
     turns = [Turn(role, text) for pair in rounds for role, text in zip(("human", "gpt"), pair, strict=True)]
     tags = "".join(f"<{kind}>" for kind in kinds)
     return [Turn("human", f"{tags}\n{turns[0].text}" if tags else turns[0].text), *turns[1:]]
@@ -36,34 +43,22 @@ def encoder(tokenizer, template="v1") -> ChatEncoder:
     return ChatEncoder(tokenizer, TEMPLATES[template], VISUAL)
 
 
-def learned_runs(encoded) -> list[list[int]]:
-    runs, last = [], -2
-    for place, label in enumerate(encoded.labels):
-        if label == IGNORE:
-            continue
-        if place != last + 1:
-            runs.append([])
-        runs[-1].append(label)
-        last = place
-    return runs
-
-
 @PLENTY
-@given(ROUNDS, KINDS, st.sampled_from(TOKENIZERS), st.sampled_from(sorted(TEMPLATES)))
+@given(ROUNDS, KINDS, st.sampled_from(ALL_TOKENIZERS), st.sampled_from(SPOKEN))
 def test_exactly_the_answers_and_their_ends_are_learned(rounds, kinds, tokenizer, template):
     turns = conversation(rounds, kinds)
     encoded = encoder(tokenizer, template).training(turns, kinds)
     assert len(encoded.ids) == len(encoded.labels)
     assert all(label in (IGNORE, token) for token, label in zip(encoded.ids, encoded.labels, strict=True))
     end = tokenizer.token_to_id("</s>")
-    runs = learned_runs(encoded)
-    assert len(runs) == len(rounds)
-    assert encoded.learned == sum(map(len, runs))
-    for run, (_, answer) in zip(runs, rounds, strict=True):
+    found = runs(encoded.labels)
+    assert len(found) == len(rounds)
+    assert encoded.learned == sum(map(len, found))
+    for run, (_, answer) in zip(found, rounds, strict=True):
         assert run[-1] == end
         assert end not in run[:-1]
-        spelled = f" {answer}</s>".replace(SPACE_MARK, " ")
-        assert tokenizer.decode(run, skip_special_tokens=False) == spelled
+        decoded = tokenizer.decode(run, skip_special_tokens=False)
+        assert decoded.replace(SPACE_MARK, " ") == f" {answer}</s>".replace(SPACE_MARK, " ")
 
 
 @PLENTY
@@ -76,7 +71,7 @@ def test_each_medium_has_its_places_in_order_and_no_other_text_takes_one(rounds,
 
 
 @PLENTY
-@given(TEXT, ANSWER, KINDS, st.sampled_from(TOKENIZERS), st.sampled_from(sorted(TEMPLATES)))
+@given(TEXT, ANSWER, KINDS, st.sampled_from(ALL_TOKENIZERS), st.sampled_from(SPOKEN))
 def test_what_is_asked_is_what_training_saw_before_the_answer(question, answer, kinds, tokenizer, template):
     chat = encoder(tokenizer, template)
     encoded = chat.training(conversation([(question, answer)], kinds), kinds)
@@ -89,7 +84,7 @@ def test_what_is_asked_is_what_training_saw_before_the_answer(question, answer, 
 def test_any_text_survives_the_tokenizer(text, tokenizer):
     assume(not any(special in text for special in ("<unk>", "<s>", "</s>")))
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert tokenizer.token_to_id("<unk>") not in ids
+    assert not set(ids) & {0, 1, 2}
     assert tokenizer.decode(ids) == text.replace(SPACE_MARK, " ")
 
 
@@ -115,12 +110,10 @@ H, G = "human", "gpt"
         ([(H, "q"), (H, "q"), (G, "a")], [], Reason.BAD_RECORD),
         ([(H, "q"), (G, "a"), (G, "b")], [], Reason.BAD_RECORD),
         ([(H, "q"), ("system", "a")], [], Reason.BAD_RECORD),
-        ([(H, "q </s> r"), (G, "a")], [], Reason.BAD_RECORD),
-        ([(H, "q"), (G, "a </s> b")], [], Reason.BAD_RECORD),
+        ([("system", "s"), (H, "q"), (G, "a")], [], Reason.BAD_RECORD),
         ([(H, "q"), (G, "")], [], Reason.NOTHING_TO_LEARN),
         ([(H, "q"), (G, " \n")], [], Reason.NOTHING_TO_LEARN),
         ([(H, "q")], [], Reason.NOTHING_TO_LEARN),
-        ([(H, "<image>q"), (G, "a")], [], Reason.BAD_TAGS),
         ([(H, "q"), (G, "a")], [MediumKind.IMAGE], Reason.BAD_TAGS),
         ([(H, "<image>q"), (G, "a")], [MediumKind.VIDEO], Reason.BAD_TAGS),
         ([(H, "<image><image>q"), (G, "a")], [MediumKind.IMAGE], Reason.BAD_TAGS),
@@ -135,12 +128,21 @@ def test_bad_conversations_have_their_reason(turns, kinds, reason):
     assert str(fault.value)
 
 
+def test_a_token_over_the_edge_is_learned_when_its_last_character_is():
+    """Here words end in their space, which the tokenizer's own offsets leave out."""
+    tokenizer = bytes_tokenizer(["<unk>", "<s>", "</s>"], words=r"\S+ ?|\s+")
+    encoded = encoder(tokenizer).training([Turn(H, "q"), Turn(G, "no")], [])
+    straddling, *answer = runs(encoded.labels)[0]
+    assert tokenizer.decode([straddling]).endswith(": ")
+    assert tokenizer.decode(answer, skip_special_tokens=False) == "no</s>"
+
+
 def test_a_leading_answer_is_dropped_and_an_empty_one_teaches_nothing():
     chat = encoder(TOKENIZERS[0])
     plain = [Turn(H, "q"), Turn(G, "a")]
     assert chat.training([Turn(G, "hello"), *plain], []) == chat.training(plain, [])
-    runs = learned_runs(chat.training([Turn(H, "q"), Turn(G, ""), Turn(H, "r"), Turn(G, "b")], []))
-    assert [chat.decode(r) for r in runs] == ["b"]
+    encoded = chat.training([Turn(H, "q"), Turn(G, ""), Turn(H, "r"), Turn(G, "b")], [])
+    assert [chat.decode(r) for r in runs(encoded.labels)] == ["b"]
 
 
 def test_tags_in_a_question_are_text():
