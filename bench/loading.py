@@ -89,10 +89,8 @@ def _shell() -> LoadedModel:
     """The 7B model without weights: the loader asks only its configuration and tokenizer."""
     family = FAMILIES["video_llava_hf"]
     tokenizer = train_tokenizer([" a few words of text USER: ASSISTANT: A chat between a curious user and"])
-    from raypipe.model.families import video_llava_config
-
     with torch.device("meta"):
-        model = family.cls(video_llava_config("7b", tokenizer.get_vocab_size()))
+        model = family.cls(family.random("7b", tokenizer.get_vocab_size()))
     return LoadedModel(model, family, tokenizer, Card())
 
 

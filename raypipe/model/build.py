@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from raypipe.errors import RequestError
 from raypipe.model.families import family_named, family_of
 from raypipe.model.family import Family
+from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
 from raypipe.settings import Rendition, Sampling, local
 from raypipe.store.run import Run
@@ -77,6 +78,13 @@ class LoadedModel:
     def side(self) -> int:
         """Side of the square pictures its towers take, in pixels."""
         return self.family.side(self.config)
+
+    def look(self, aspect: str | None = None, recipe: str | None = None) -> Look:
+        """How media are shown to it; None: as it was trained."""
+        family = self.family
+        return Look(
+            self.side, aspect or self.card.image_aspect, recipe or self.card.pixels, family.mean, family.std
+        )
 
     def chat(self, template: str | None = None, protocol: Protocol = "corrected") -> ChatEncoder:
         """The encoder of a template; None: the model's own, "auto": that of its family."""

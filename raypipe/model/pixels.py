@@ -66,7 +66,7 @@ class Look:
 
     def pixels(
         self,
-        frames_NHWC: np.ndarray,
+        frames_NHWC: np.ndarray | torch.Tensor,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> torch.Tensor:
@@ -124,14 +124,16 @@ def sampled(picture_HWC: np.ndarray, side: int, mode: str) -> np.ndarray:
 
 
 def normalised(
-    frames_NHWC: np.ndarray,
+    frames_NHWC: np.ndarray | torch.Tensor,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     mean: Colour = CLIP_MEAN,
     std: Colour = CLIP_STD,
 ) -> torch.Tensor:
     """Frames [N, H, W, 3], 8 bits or float from 0 to 1 -> normalised [N, 3, H, W]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames_NHWC)).to(device).permute(0, 3, 1, 2)
+    if isinstance(frames_NHWC, np.ndarray):
+        frames_NHWC = torch.from_numpy(np.ascontiguousarray(frames_NHWC))
+    pixels = frames_NHWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
     pixels = pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
     centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
     return ((pixels - centre) / torch.tensor(std, device=device).view(1, 3, 1, 1)).to(dtype)

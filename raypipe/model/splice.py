@@ -26,7 +26,8 @@ class Batch:
 
     ids_BL, segments_BL and labels_BL are [batch, length]; a segment is the number of the sample in its row,
     from 1 on, and 0 at padding. ``pixels`` maps a kind to [N, 3, H, W], the frames of all its media in the
-    order in which their placeholders stand in the batch. ``samples`` names the samples of each row.
+    order in which their placeholders stand in the batch; a batch that the loader made has frames [N, H, W, 3]
+    there still. ``samples`` names the samples of each row.
     """
 
     ids_BL: torch.Tensor

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raypipe.model.pixels import normalised
+from raypipe.model.pixels import Look
 from raypipe.model.splice import Batch
 from raypipe.records import MediumKind
 from raypipe.text.chat import IGNORE
@@ -22,10 +22,20 @@ from raypipe.train.examples import Example
 Row = tuple[Example, ...]
 
 
-def collate(rows: Sequence[Row], dtype: torch.dtype, device: Any = "cpu", *, counts: bool = True) -> Batch:
+def collate(
+    rows: Sequence[Row],
+    dtype: torch.dtype | None,
+    device: Any = "cpu",
+    *,
+    counts: bool = True,
+    look: Look | None = None,
+) -> Batch:
     """Right-padded batch of rows.
 
     Args:
+        dtype: of the pixels; None leaves the frames as they are until ``shown``, which then is for the thread
+            that computes: on a GPU frames of 8 bits are a quarter of what goes over the bus.
+        look: how frames become pixels.
         counts: False leaves all labels out: such a batch keeps a rank without rows in step with the others.
     """
     length = max(sum(len(e.encoded.ids) for e in row) for row in rows)
@@ -46,9 +56,17 @@ def collate(rows: Sequence[Row], dtype: torch.dtype, device: Any = "cpu", *, cou
     for kind in MediumKind:
         frames = [p for row in rows for e in row for k, p in e.pixels if k is kind]
         if frames:
-            pixels[kind] = normalised(np.concatenate(frames), dtype, device)
+            pixels[kind] = torch.from_numpy(np.concatenate(frames))
     names = tuple(tuple(e.id for e in row) for row in rows)
-    return Batch(ids.to(device), segments.to(device), labels.to(device), pixels, names)
+    batch = Batch(ids, segments, labels, pixels, names)
+    return batch if dtype is None else shown(batch, look or Look(0), dtype, device)
+
+
+def shown(batch: Batch, look: Look, dtype: torch.dtype, device: Any) -> Batch:
+    """A batch of frames on its device, the frames as pixels [N, 3, side, side]."""
+    ids, segments, labels = (t.to(device) for t in (batch.ids_BL, batch.segments_BL, batch.labels_BL))
+    pixels = {kind: look.pixels(frames, dtype, device) for kind, frames in batch.pixels.items()}
+    return Batch(ids, segments, labels, pixels, batch.samples)
 
 
 def packed(lengths: Sequence[int], most: int) -> list[tuple[int, ...]]:

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from raypipe.errors import RequestError
 from raypipe.model.build import LoadedModel
-from raypipe.model.pixels import frames_uint8
 from raypipe.records import MediumKind, Sample
 from raypipe.settings import StageSettings
 from raypipe.text.chat import IGNORE, ChatError, Encoded
@@ -32,7 +31,7 @@ class Example:
 
     Attributes:
         encoded: ids and labels, at most ``max_tokens`` long.
-        pixels: uint8 frames [N, side, side, 3] of each medium, in the order of the placeholders.
+        pixels: frames [N, side, side, 3] of each medium as the look makes them, in the placeholders' order.
         cut: its text was shortened to fit.
         fault: why it carries no labels although it is in the data ("" where it does): it does not fit.
     """
@@ -62,7 +61,8 @@ class Examples:
         self.packing, self.max_tokens = settings.packing, settings.max_tokens
         self.reading: Callable[[str], None] = lambda sample: None  # told what is taken up
         self.chat = loaded.chat(settings.template, settings.protocol)
-        self._side, self._frames = loaded.side, loaded.family.frames(loaded.config)
+        self.look = loaded.look(settings.image_aspect, settings.pixels)
+        self._frames = loaded.family.frames(loaded.config)
         self._placeholders = {v.token_id for v in self.chat.visual.values()}
         threads = threads or max(1, min(MOST_THREADS, int(settings.workers.cpus)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
@@ -100,16 +100,13 @@ class Examples:
                     f"sample {sample.id}: {len(row['frames'])} frames for a model that takes {self._frames}",
                     f"prepare with sampling.policy=uniform sampling.frames={self._frames}",
                 )
-            shown = self._shown(row, kind)
+            shown = self.look.frames(row["frames"], kind)
             pixels.append((kind, shown[:, :, ::-1] if mirrored and kind is MediumKind.VIDEO else shown))
         return Example(number, sample.id, encoded, tuple(pixels), cut)
 
     def close(self) -> None:
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _shown(self, row: dict[str, Any], kind: MediumKind) -> np.ndarray:
-        return frames_uint8(row["frames"], kind, self._side, self._settings.image_aspect)
 
     def _fitted(self, sample: Sample) -> tuple[Encoded, bool, str]:
         """Ids and labels within ``max_tokens``, whether they were cut, and why nothing is learned of it."""

@@ -7,7 +7,7 @@ learns: 4 frozen, 6 learning. What is before everything that learns costs 2. Rec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +67,11 @@ def flops_of(model: Any, family: Any, config: Any, parts: Iterable[str], lora: b
     learns = set(parts) - ({"language_model"} if lora else set())
     sizes: dict[str, float] = {}
     adapters = 0
-    towers = {name: kind for kind, name in family.towers.items()}
+    towers = {kind: family.part_of(f"{path}.") for kind, path in family.towers.items()}
     tied = getattr(config, "tie_word_embeddings", False) or getattr(
         config.text_config, "tie_word_embeddings", False
     )
-    for name, parameter in model.named_parameters():
+    for name, parameter in _parameters(model, family):
         shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty tensor behind
         if len(shape) < 2 or "original_module" in name:
             continue
@@ -81,15 +81,16 @@ def flops_of(model: Any, family: Any, config: Any, parts: Iterable[str], lora: b
             continue
         plain = name.removeprefix("base_model.model.")
         plain = plain.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
-        if "position" in plain or "embeddings.class" in plain or ("embed_tokens" in plain and not tied):
+        looked_up = "position" in plain or "embeddings.class" in plain or "temporal_embedding" in plain
+        if looked_up or ("embed_tokens" in plain and not tied):
             continue
         part = family.part_of(plain)
         sizes[part] = sizes.get(part, 0.0) + count
-    towers_learn = bool(learns & set(towers))
+    towers_learn = bool(learns & set(towers.values()))
     connector = sum(
         (6 if part in learns else 4 if towers_learn else 2) * size
         for part, size in sizes.items()
-        if part not in towers and part != "language_model"
+        if part not in towers.values() and part != "language_model"
     )
     text, vision = config.text_config, config.vision_config
     width = text.num_attention_heads * (getattr(text, "head_dim", None) or _head(text))
@@ -101,7 +102,7 @@ def flops_of(model: Any, family: Any, config: Any, parts: Iterable[str], lora: b
             + connector
             + (12 if name in learns else 4) * patches * vision.hidden_size * vision.num_hidden_layers
         )
-        for kind, name in family.towers.items()
+        for kind, name in towers.items()
     }
     return Flops(
         token=(6 if "language_model" in learns else 4) * sizes.get("language_model", 0.0),
@@ -109,6 +110,19 @@ def flops_of(model: Any, family: Any, config: Any, parts: Iterable[str], lora: b
         attention=6.0 * width * text.num_hidden_layers,  # half of 2 products, forward and twice backward
         frame=frame,
     )
+
+
+def _parameters(model: Any, family: Any) -> Iterator[tuple[str, Any]]:
+    """All parameters by name, those of frozen towers too, which DeepSpeed's module tree lacks."""
+    seen = set()
+    for name, parameter in model.named_parameters():
+        seen.add(id(parameter))
+        yield name, parameter
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for path in dict.fromkeys(family.towers.values()):
+        for name, parameter in inside.get_submodule(path).named_parameters():
+            if id(parameter) not in seen:
+                yield f"{path}.{name}", parameter
 
 
 def _head(text: Any) -> int:

@@ -51,7 +51,7 @@ def work_of(
     numbers: Sequence[int],
     worker: Worker,
     micro: int,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     *,
     epoch: int | None = None,
 ) -> Work:
@@ -74,7 +74,8 @@ def work_of(
     batches = []
     for cut in cuts:
         shown = [tuple(made[slot] for slot in rows[row]) for row in cut]
-        batches.append(collate(shown or [(STAND_IN,)], dtype, worker.device, counts=bool(shown)))
+        rows_shown = shown or [(STAND_IN,)]
+        batches.append(collate(rows_shown, dtype, worker.device, counts=bool(shown), look=examples.look))
     seen = tuple(Seen(slot, e.number, e.id, _state(e)) for slot, e in sorted(made.items()))
     counted = [s.state for s in seen]
     return Work(batches, tuple(numbers), counted.count(CUT), counted.count(DROPPED), seen)

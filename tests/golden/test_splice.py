@@ -23,7 +23,7 @@ from raypipe.records import MediumKind, Turn
 from raypipe.text.chat import IGNORE, TEMPLATES, ChatEncoder, ChatError, Encoded, VisualTokens, check_turns
 from raypipe.train.collate import collate
 from raypipe.train.examples import Example
-from tests.golden.test_labels import _turns_and_kinds
+from tests.golden.records import turns_and_kinds
 from tests.support import reference_data
 
 IMAGE, VIDEO = MediumKind.IMAGE, MediumKind.VIDEO
@@ -103,7 +103,7 @@ def examples(traces: Traces, name: str) -> list[Example]:
     for place, member in enumerate(batch["members"]):
         ids, labels = (traces.arrays[f"{name}.{key}"][place] for key in ("input_ids", "in_labels"))
         if member in traces.records:
-            turns, kinds = _turns_and_kinds(traces.records[member])
+            turns, kinds = turns_and_kinds(traces.records[member])
             encoded = traces.encoder.training(turns, kinds)
         else:
             encoded, kinds = from_ids(ids, labels, batch["images"][source:])

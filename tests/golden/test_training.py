@@ -23,7 +23,7 @@ from raypipe.records import MediumKind
 from raypipe.text.chat import IGNORE, TEMPLATES, ChatEncoder, Encoded, VisualTokens
 from raypipe.train.collate import collate
 from raypipe.train.examples import Example
-from tests.golden.test_labels import _turns_and_kinds
+from tests.golden.records import turns_and_kinds
 from tests.support import reference_data
 
 IMAGE, VIDEO = MediumKind.IMAGE, MediumKind.VIDEO
@@ -125,7 +125,7 @@ def start(traces, *projector: str) -> Tiny:
 def batch_of(traces, records: list[dict], numbers: list[int]) -> Batch:
     rows, pixels = [], {kind: [] for kind in MediumKind}
     for number in numbers:
-        turns, kinds = _turns_and_kinds(records[number])
+        turns, kinds = turns_and_kinds(records[number])
         encoded = traces.chat.training(turns, kinds)
         labels = encoded.labels[:LONGEST]
         if "ASSISTANT:" in turns[1].text:  # the reference throws its labels away; raypipe would train it

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from raypipe.errors import ServiceError
-from raypipe.model.families import FAMILIES, video_llava_config
+from raypipe.model.families import FAMILIES
+from raypipe.model.splice import LossHead
 from raypipe.records import MediumKind
 from raypipe.report.collect import METRICS as REPORTED
 from raypipe.settings import Lora
@@ -33,7 +34,7 @@ STAGE_2 = {"language_model": 2e-5, "multi_modal_projector": 2e-5}
 @pytest.fixture(scope="module")
 def shapes():
     """The published 7B model's shapes, without its weights."""
-    config = video_llava_config("7b", 31998)  # and two placeholders: 32,000
+    config = FAMILIES["video_llava_hf"].random("7b", 31998)  # and two placeholders: 32,000
     with torch.device("meta"):
         return HF.cls(config), config
 
@@ -63,6 +64,17 @@ def test_a_frame_costs_its_tower_and_the_projector(shapes):
     assert frozen.frame[MediumKind.IMAGE] == frozen.frame[MediumKind.VIDEO]
     tower = flops_of(shapes[0], HF, shapes[1], {"video_tower": 1}, False)
     assert tower.frame[MediumKind.VIDEO] > 2.5 * tower.frame[MediumKind.IMAGE]
+
+
+def test_frozen_towers_count_although_the_loss_head_holds_them_apart():
+    loaded = tiny_model()
+    before = flops_of(loaded.model, loaded.family, loaded.config, {"multi_modal_projector": 1}, False)
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_("projector" in name)
+    LossHead(loaded.model, loaded.family)
+    after = flops_of(loaded.model, loaded.family, loaded.config, {"multi_modal_projector": 1}, False)
+    assert after == before
+    assert not any("tower" in name for name, _ in loaded.model.named_parameters())
 
 
 def test_adapters_are_counted_beside_their_frozen_base():
