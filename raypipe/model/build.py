@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from raypipe.errors import RequestError
 from raypipe.model.families import family_named, family_of
 from raypipe.model.family import Family
+from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
 from raypipe.settings import Rendition, Sampling, local
 from raypipe.store.run import Run
@@ -83,6 +84,10 @@ class LoadedModel:
         visual = self.family.visual(self.config)
         name = self.family.template if template == "auto" else template or self.card.template
         return ChatEncoder(self.tokenizer, TEMPLATES[name], visual)
+
+    def look(self, aspect: str, recipe: str) -> Look:
+        """How media are shown to it: its size and colours, with an aspect and a recipe of ``pixels``."""
+        return Look(self.side, aspect, recipe, self.family.mean, self.family.std)
 
 
 def folder_of(path: str) -> Path:
