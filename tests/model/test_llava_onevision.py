@@ -87,3 +87,29 @@ def test_an_unknown_family_or_size_is_named():
     assert "llava_onevision" in str(raised.value.remedy)
     with pytest.raises(RequestError, match="no size '70b'"):
         random("70b", 500)
+
+
+def test_it_learns_through_the_same_loss_head_and_comes_back_from_its_export(tmp_path):
+    loaded = tiny_model(family="llava_onevision")
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(loaded.family.part_of(name) != "vision_tower")
+    head = LossHead(loaded.model.train(), loaded.family)
+    learns = [p for p in head.parameters() if p.requires_grad]
+    assert len(list(head.parameters())) == len(learns)  # the tower is not among them
+    optimizer, losses = torch.optim.AdamW(learns, lr=2e-3), []
+    mixes = [batch(loaded, mix) for mix in ("mixed", "text", "both")]
+    for step in range(45):
+        made = mixes[step % 3]
+        total, _ = head(made)
+        loss = total / made.learned
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-3:]) < 0.2 * sum(losses[:3])
+    head.restore()
+    save_model(loaded, Card(template="v1"), tmp_path)
+    again = load_model(str(tmp_path))
+    with torch.no_grad():
+        finals = [float(LossHead(m.model, m.family)(mixes[0])[0]) for m in (loaded, again)]
+    assert finals[0] == finals[1]
