@@ -47,10 +47,9 @@ class LocalEngine:
         expected = self._loaded.family.frames(self._model.config) if kind is MediumKind.VIDEO else 1
         if len(frames) != expected:
             raise ValueError(f"{len(frames)} frames for a model that takes {expected}")
-        family = self._loaded.family
         look = self._loaded.look(aspect)
         pixels = look.pixels(look.frames(frames, kind), self.dtype, self.device)
-        return features(self._model, family, kind, pixels)
+        return features(self._model, self._loaded.family, kind, pixels)
 
     @torch.inference_mode()
     def answer(self, asked: Sequence[Asked], template: str, max_new_tokens: int) -> list[Reply]:

@@ -58,7 +58,7 @@ def frames(config: Any) -> int:
 
 def random(size: str, vocabulary: int) -> LlavaOnevisionConfig:
     """The configuration of a random LlavaOnevision; the placeholder ids come after the vocabulary."""
-    vision, text = size_of(_SIZES, size, "llava_onevision")
+    vision, text = size_of(SIZES, size, "llava_onevision")
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     return LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**vision, vision_use_head=False),
@@ -83,7 +83,7 @@ def _pooled(states_NTD: torch.Tensor, grid: int) -> torch.Tensor:
     return functional.interpolate(square, size=(half, half), mode="bilinear").flatten(2).transpose(1, 2)
 
 
-_SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tiny": (
         {
             "hidden_size": 64,

@@ -49,7 +49,7 @@ def random(size: str, vocabulary: int) -> VideoLlavaConfig:
     ``tiny`` trains on two CPU cores in a minute; ``7b`` has the shape of the published model. The
     two placeholder ids come after the tokenizer's vocabulary.
     """
-    vision, text, shown = size_of(_SIZES, size, "video_llava")
+    vision, text, shown = size_of(SIZES, size, "video_llava")
     per_frame = (vision["image_size"] // vision["patch_size"]) ** 2
     return VideoLlavaConfig(
         vision_config=CLIPVisionConfig(**vision),
@@ -66,7 +66,7 @@ def random(size: str, vocabulary: int) -> VideoLlavaConfig:
     )
 
 
-_SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "tiny": (
         {
             "hidden_size": 128,
