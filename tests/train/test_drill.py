@@ -16,7 +16,7 @@ from raypipe.train.run import train
 from raypipe.train.status import mirrored
 from tests.support.prepared import drawn_run
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_local")]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_local")]
 STEPS = 24
 INSIDE = ("data", "sum", "forward", "backward", "step")
 GONE = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
