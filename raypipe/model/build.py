@@ -92,10 +92,6 @@ class LoadedModel:
         name = self.family.template if template == "auto" else template or self.card.template
         return ChatEncoder(self.tokenizer, TEMPLATES[name], visual, protocol)
 
-    def look(self, aspect: str, recipe: str) -> Look:
-        """How media are shown to it: its size and colours, with an aspect and a recipe of ``pixels``."""
-        return Look(self.side, aspect, recipe, self.family.mean, self.family.std)
-
 
 def folder_of(path: str) -> Path:
     """The model folder that a path means: a finished raypipe training run, or a folder of weights.
