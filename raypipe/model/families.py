@@ -7,13 +7,19 @@ what stands for it in the input. Nothing outside this file asks which architectu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from raypipe.errors import RequestError, nearest
+from raypipe.model.towers import TemporalVisionConfig
+from raypipe.model.video_llava import (
+    TemporalVideoLlavaConfig,
+    TemporalVideoLlavaForConditionalGeneration,
+    temporal_config,
+)
 from raypipe.records import MediumKind
 from raypipe.text.chat import VisualTokens
 
@@ -30,6 +36,7 @@ class Family:
         towers: kind of medium -> name of its vision tower below ``model.model``.
         visual: config -> what stands for each kind of medium in the input.
         select: (hidden state [N, tokens, width], kind) -> the feature tokens that are projected.
+        random: (named size, vocabulary of the tokenizer) -> configuration of a random model.
         template: the chat template it was trained with.
         note: what a user should know before choosing it.
     """
@@ -41,6 +48,7 @@ class Family:
     towers: dict[MediumKind, str]
     visual: Callable[[Any], dict[MediumKind, VisualTokens]]
     select: Callable[[torch.Tensor, MediumKind], torch.Tensor]
+    random: Callable[[str, int], Any]
     template: str = "v1"
     note: str = ""
 
@@ -74,25 +82,6 @@ def _video_llava_select(hidden: torch.Tensor, kind: MediumKind) -> torch.Tensor:
     return hidden[:, 1:] if kind is MediumKind.IMAGE else hidden
 
 
-FAMILIES = {
-    "video_llava_hf": Family(
-        name="video_llava_hf",
-        model_type="video_llava",
-        cls=VideoLlavaForConditionalGeneration,
-        parts={
-            "language_model": ("model.language_model.", "lm_head."),
-            "multi_modal_projector": ("model.multi_modal_projector.",),
-            "video_tower": ("model.video_tower.",),
-            "image_tower": ("model.image_tower.",),
-        },
-        towers={MediumKind.IMAGE: "image_tower", MediumKind.VIDEO: "video_tower"},
-        visual=_video_llava_visual,
-        select=_video_llava_select,
-        note="transformers' VideoLlava: its video tower does not attend over time as the original's does",
-    ),
-}
-
-
 def family_of(config: Any) -> Family:
     """The family of a loaded configuration.
 
@@ -106,6 +95,17 @@ def family_of(config: Any) -> Family:
         f"no model family for architecture '{config.model_type}'",
         nearest(str(config.model_type), [f.model_type for f in FAMILIES.values()]),
     )
+
+
+def family_named(name: str) -> Family:
+    """The family of a name, as ``start.family`` gives it.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if name not in FAMILIES:
+        raise RequestError(f"no model family '{name}'", nearest(name, FAMILIES))
+    return FAMILIES[name]
 
 
 def video_llava_config(size: str, vocabulary: int) -> VideoLlavaConfig:
@@ -128,6 +128,17 @@ def video_llava_config(size: str, vocabulary: int) -> VideoLlavaConfig:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+    )
+
+
+def temporal_video_llava_config(size: str, vocabulary: int) -> TemporalVideoLlavaConfig:
+    """The configuration of a random Video-LLaVA with its temporal video tower at a named size."""
+    vision, text, frames = _SIZES[size]
+    shape = {**vision, "hidden_act": "gelu"}
+    return temporal_config(
+        LlamaConfig(**text, vocab_size=vocabulary, bos_token_id=1, eos_token_id=2, pad_token_id=0),
+        CLIPVisionConfig(**shape),
+        TemporalVisionConfig(**shape, num_frames=frames),
     )
 
 
@@ -175,3 +186,30 @@ _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
         8,
     ),
 }
+
+FAMILIES = {
+    "video_llava_hf": Family(
+        name="video_llava_hf",
+        model_type="video_llava",
+        cls=VideoLlavaForConditionalGeneration,
+        parts={
+            "language_model": ("model.language_model.", "lm_head."),
+            "multi_modal_projector": ("model.multi_modal_projector.",),
+            "video_tower": ("model.video_tower.",),
+            "image_tower": ("model.image_tower.",),
+        },
+        towers={MediumKind.IMAGE: "image_tower", MediumKind.VIDEO: "video_tower"},
+        visual=_video_llava_visual,
+        select=_video_llava_select,
+        random=video_llava_config,
+        note="transformers' VideoLlava: its video tower does not attend over time as the original's does",
+    ),
+}
+FAMILIES["video_llava"] = replace(
+    FAMILIES["video_llava_hf"],
+    name="video_llava",
+    model_type=TemporalVideoLlavaConfig.model_type,
+    cls=TemporalVideoLlavaForConditionalGeneration,
+    random=temporal_video_llava_config,
+    note="",
+)

@@ -131,7 +131,8 @@ class LossHead(torch.nn.Module):
             if kind in pixels:
                 seen[kind] = _seen(model, self._family, kind, pixels[kind])
             elif _learns(getattr(model.model, tower)):
-                absent.append(_seen(model, self._family, kind, number.new_zeros(1, 3, side, side)))
+                frames = self._family.frames(model.config) if kind is MediumKind.VIDEO else 1
+                absent.append(_seen(model, self._family, kind, number.new_zeros(frames, 3, side, side)))
         if not seen and not absent:
             absent.append(number.new_zeros(1, 1, width))
         projector = model.model.multi_modal_projector

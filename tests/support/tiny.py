@@ -24,9 +24,9 @@ def tiny_tokenizer() -> Tokenizer:
     return train_tokenizer([f" {text}" for text in TEXTS])
 
 
-def tiny_model(seed: int = 3) -> LoadedModel:
+def tiny_model(seed: int = 3, family: str = "video_llava_hf") -> LoadedModel:
     """Random weights, drawn wider than usual so that its answers depend on what it is shown."""
-    loaded = random_model("tiny", tiny_tokenizer(), seed)
+    loaded = random_model("tiny", tiny_tokenizer(), seed, family)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if parameter.ndim > 1 and "language_model" in name:
