@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from raypipe.model.build import DTYPES, LoadedModel
-from raypipe.model.pixels import frames_uint8, normalised
 from raypipe.model.splice import embed, features, whole
 from raypipe.records import MediumKind
 
@@ -48,7 +47,8 @@ class LocalEngine:
         expected = self._loaded.family.frames(self._model.config) if kind is MediumKind.VIDEO else 1
         if len(frames) != expected:
             raise ValueError(f"{len(frames)} frames for a model that takes {expected}")
-        pixels = normalised(frames_uint8(frames, kind, self._loaded.side, aspect), self.dtype, self.device)
+        look = self._loaded.look(aspect, self._loaded.card.pixels)
+        pixels = look.pixels(look.frames(frames, kind), self.dtype, self.device)
         return features(self._model, self._loaded.family, kind, pixels)
 
     @torch.inference_mode()

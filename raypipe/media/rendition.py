@@ -19,10 +19,10 @@ _FILTERS = {
 }
 
 
-def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
     """Width and height in pixels after scaling the shorter side; a smaller picture is not enlarged."""
     short = min(width, height)
-    if short <= short_side:
+    if short_side is None or short <= short_side:
         return width, height
     return max(1, round(width * short_side / short)), max(1, round(height * short_side / short))
 

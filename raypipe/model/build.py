@@ -22,9 +22,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from raypipe.errors import RequestError
 from raypipe.model import original
-from raypipe.model.families import FAMILIES, Family, family_named, family_of
+from raypipe.model.families import FAMILIES, family_named, family_of
+from raypipe.model.family import Family
 from raypipe.model.llama_tokenizer import SPIECE, folder_tokenizer
 from raypipe.model.original import Layout, layout_of
+from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
 from raypipe.settings import Rendition, Sampling, StartParts, local
 from raypipe.store.run import Run
@@ -44,6 +46,7 @@ class Card:
     sampling: Sampling = field(default_factory=Sampling)
     rendition: Rendition = field(default_factory=Rendition)
     parents: tuple[dict[str, str], ...] = ()
+    pixels: str = "antialias"  # the recipe: see pixels.py
 
     def dump(self) -> str:
         body = asdict(self)
@@ -84,13 +87,17 @@ class LoadedModel:
     @property
     def side(self) -> int:
         """Side of the square pictures its towers take, in pixels."""
-        return int(self.config.vision_config.image_size)
+        return self.family.side(self.config)
 
     def chat(self, template: str | None = None) -> ChatEncoder:
         """The encoder of a template; None: the model's own, "auto": that of its family."""
         visual = self.family.visual(self.config)
         name = self.family.template if template == "auto" else template or self.card.template
         return ChatEncoder(self.tokenizer, TEMPLATES[name], visual)
+
+    def look(self, aspect: str, recipe: str) -> Look:
+        """How media are shown to it: its size and colours, with an aspect and a recipe of ``pixels``."""
+        return Look(self.side, aspect, recipe, self.family.mean, self.family.std)
 
 
 def folder_of(path: str) -> Path:

@@ -1,46 +1,92 @@
-"""Stored frames -> the pixels a vision tower takes."""
+"""Stored frames -> the pixels a vision tower takes, by one of two recipes.
+
+``antialias`` scales pictures of 8 bits with PIL's bicubic filter, which takes all pixels into account.
+``reference`` does as the reference's own transforms do: float pictures, a bilinear filter for video and a
+bicubic one for images, neither with antialiasing, so that what lies between the sampled pixels is lost. It is
+meant for frames stored without loss in their own size. The reference normalises a video before it scales it;
+as scaling takes means whose weights add up to one, doing so after gives the same but for rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from raypipe.media.rendition import load_frame
-from raypipe.model.families import CLIP_MEAN, CLIP_STD
+from raypipe.model.video_llava_hf import CLIP_MEAN, CLIP_STD
 from raypipe.records import MediumKind
 
+Colour = tuple[float, float, float]
 PAD_COLOUR = (122, 116, 104)  # int(CLIP mean * 255), as the reference pads
 
 
-def frames_uint8(frames: Sequence[bytes], kind: MediumKind, side: int, aspect: str) -> np.ndarray:
-    """Stored frames as uint8 [frames, side, side, 3].
+@dataclass(frozen=True)
+class Look:
+    """How media are shown to one model.
 
-    Args:
-        aspect: "pad" puts an image on a square canvas first, "square" crops its centre; a video
-            frame is always cropped, as in the reference.
+    Attributes:
+        side: of the square pictures that its towers take, in pixels.
+        aspect: "pad" puts an image on a square canvas of the mean colour first, "square" crops its centre; a
+            video frame is always cropped, as in the reference.
+        recipe: "antialias" or "reference".
+        mean, std: by channel, of pixels between 0 and 1.
     """
-    pad = aspect == "pad" and kind is MediumKind.IMAGE
-    done: dict[bytes, np.ndarray] = {}
-    for data in frames:
-        if data not in done:
-            done[data] = fit(load_frame(data), side, pad=pad)
-    return np.stack([done[data] for data in frames])
+
+    side: int
+    aspect: str = "pad"
+    recipe: str = "antialias"
+    mean: Colour = CLIP_MEAN
+    std: Colour = CLIP_STD
+
+    def frames(self, stored: Sequence[bytes | np.ndarray], kind: MediumKind) -> np.ndarray:
+        """One medium's frames [N, side, side, 3], scaled but not normalised: what waits for its batch.
+
+        Args:
+            stored: JPEG or PNG files, or pictures [height, width, 3] of 8 bits.
+
+        Returns:
+            8 bits under ``antialias``, float32 from 0 to 1 (and a little beyond) under ``reference``.
+        """
+        pad = self.aspect == "pad" and kind is MediumKind.IMAGE
+        colour = (int(self.mean[0] * 255), int(self.mean[1] * 255), int(self.mean[2] * 255))
+        if self.recipe == "antialias":
+            return _each(stored, lambda picture: fit(picture, self.side, pad=pad, colour=colour))
+        mode = "bicubic" if kind is MediumKind.IMAGE else "bilinear"
+
+        def scaled(picture: np.ndarray) -> np.ndarray:
+            return sampled(on_canvas(picture, colour) if pad else picture, self.side, mode)
+
+        return _each(stored, scaled)
+
+    def pixels(
+        self,
+        frames_NHWC: np.ndarray,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> torch.Tensor:
+        """What ``frames`` made of one or more media -> normalised [N, 3, side, side]."""
+        return normalised(frames_NHWC, dtype, device, self.mean, self.std)
 
 
-def fit(picture_HWC: np.ndarray, side: int, *, pad: bool) -> np.ndarray:
+def frames_uint8(frames: Sequence[bytes], kind: MediumKind, side: int, aspect: str) -> np.ndarray:
+    """Stored frames as uint8 [frames, side, side, 3], by the recipe ``antialias``."""
+    return Look(side, aspect).frames(frames, kind)
+
+
+def fit(
+    picture_HWC: np.ndarray, side: int, *, pad: bool, colour: tuple[int, int, int] = PAD_COLOUR
+) -> np.ndarray:
     """A picture of any size as uint8 [side, side, 3]: padded or centre-cropped, then scaled (bicubic)."""
     height, width = picture_HWC.shape[:2]
     if height == width == side:
         return picture_HWC
-    picture = Image.fromarray(picture_HWC)
-    if pad and height != width:
-        long = max(height, width)
-        canvas = Image.new("RGB", (long, long), PAD_COLOUR)
-        canvas.paste(picture, ((long - width) // 2, (long - height) // 2))
-        picture = canvas
+    picture = Image.fromarray(on_canvas(picture_HWC, colour) if pad else picture_HWC)
     short = min(picture.size)
     if short != side:
         scaled = (int(picture.width * side / short), int(picture.height * side / short))
@@ -49,13 +95,57 @@ def fit(picture_HWC: np.ndarray, side: int, *, pad: bool) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + side, top + side)))
 
 
+def on_canvas(picture_HWC: np.ndarray, colour: tuple[int, int, int] = PAD_COLOUR) -> np.ndarray:
+    """A picture in the middle of a square canvas as long as its longer side."""
+    height, width = picture_HWC.shape[:2]
+    if height == width:
+        return picture_HWC
+    long = max(height, width)
+    canvas = np.empty((long, long, 3), dtype=np.uint8)
+    canvas[:] = colour
+    top, left = (long - height) // 2, (long - width) // 2
+    canvas[top : top + height, left : left + width] = picture_HWC
+    return canvas
+
+
+def sampled(picture_HWC: np.ndarray, side: int, mode: str) -> np.ndarray:
+    """The middle [side, side, 3] of a picture as float32, scaled without antialiasing and not clamped."""
+    height, width = picture_HWC.shape[:2]
+    short = min(height, width)
+    picture = torch.from_numpy(picture_HWC.astype(np.float32)).permute(2, 0, 1).unsqueeze(0) / 255.0
+    if short != side:
+        # The reference's transforms for video and for images divide in another order; it may be a pixel.
+        longer = max(height, width)
+        long = math.floor(longer / short * side) if mode == "bilinear" else int(side * longer / short)
+        size = (side, long) if width >= height else (long, side)
+        picture = functional.interpolate(picture, size=size, mode=mode, align_corners=False)
+    top, left = round((picture.shape[2] - side) / 2), round((picture.shape[3] - side) / 2)
+    return picture[0, :, top : top + side, left : left + side].permute(1, 2, 0).numpy()
+
+
 def normalised(
-    frames_NHWC: np.ndarray, dtype: torch.dtype, device: torch.device | str = "cpu"
+    frames_NHWC: np.ndarray,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    mean: Colour = CLIP_MEAN,
+    std: Colour = CLIP_STD,
 ) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> CLIP-normalised [N, 3, H, W]."""
-    pixels = (
-        torch.from_numpy(np.ascontiguousarray(frames_NHWC)).to(device).permute(0, 3, 1, 2).float() / 255.0
-    )
-    mean = torch.tensor(CLIP_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=device).view(1, 3, 1, 1)
-    return ((pixels - mean) / std).to(dtype)
+    """Frames [N, H, W, 3], 8 bits or float from 0 to 1 -> normalised [N, 3, H, W]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames_NHWC)).to(device).permute(0, 3, 1, 2)
+    pixels = pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
+    centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+    return ((pixels - centre) / torch.tensor(std, device=device).view(1, 3, 1, 1)).to(dtype)
+
+
+def _each(stored: Sequence[bytes | np.ndarray], make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Stacks what is made of each frame; a frame that is repeated, as in a short clip, is made once."""
+    done: dict[bytes, np.ndarray] = {}
+    made = []
+    for frame in stored:
+        if not isinstance(frame, bytes):
+            made.append(make(frame))
+            continue
+        if frame not in done:
+            done[frame] = make(load_frame(frame))
+        made.append(done[frame])
+    return np.stack(made)

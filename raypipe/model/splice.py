@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from raypipe.model.families import Family
+from raypipe.model.family import Family
 from raypipe.records import MediumKind
 from raypipe.text.chat import IGNORE
 
@@ -48,6 +48,14 @@ class Batch:
     def learned(self) -> int:
         return int((self.labels_BL[:, 1:] != IGNORE).sum())
 
+    def positions_BL(self) -> torch.Tensor:
+        """The place of each token in its own segment, from 0 on."""
+        segments = self.segments_BL
+        places = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+        begins = torch.ones_like(segments, dtype=torch.bool)
+        begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        return places - torch.where(begins, places, 0).cummax(dim=1).values
+
     def owners_BL(self) -> torch.Tensor:
         """The number of the sample that each position belongs to, counted over the batch; -1 at padding."""
         before = torch.tensor([0, *itertools.accumulate(len(row) for row in self.samples)][:-1])
@@ -56,16 +64,8 @@ class Batch:
 
 
 def features(model: Any, family: Family, kind: MediumKind, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-    """Projected visual tokens [N, tokens, width] of frames [N, 3, H, W]."""
-    return model.model.multi_modal_projector(_seen(model, family, kind, pixels_NCHW))
-
-
-def _seen(model: Any, family: Family, kind: MediumKind, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-    """What the tower makes of frames, before projection."""
-    tower = getattr(model.model, family.towers[kind])
-    with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(tower)):
-        hidden = tower(pixels_NCHW, output_hidden_states=True).hidden_states
-    return family.select(hidden[model.config.vision_feature_layer], kind)
+    """Projected visual tokens [n, tokens, width] of frames [N, 3, H, W] of one kind."""
+    return family.connect(model, {kind: _seen(model, family, kind, pixels_NCHW)})[0][kind]
 
 
 def embed(
@@ -74,16 +74,21 @@ def embed(
     """Input embeddings [batch, length, width] with the visual tokens in their places.
 
     Args:
-        visual: projected visual tokens [N, tokens, width] by kind, in the order of their placeholders.
+        visual: projected visual tokens [n, tokens, width] by kind, in the order of their placeholders.
+
+    Raises:
+        ValueError: there are more or fewer visual tokens of a kind than places for them.
     """
     embeds = model.get_input_embeddings()(ids_BL)
-    placeholders = family.visual(model.config)
-    for kind, tokens in visual.items():
-        place = ids_BL == placeholders[kind].token_id
-        if int(place.sum()) != tokens.shape[0] * tokens.shape[1]:
-            have = tokens.shape[0] * tokens.shape[1]
-            raise ValueError(f"{int(place.sum())} {kind} placeholders in the batch for {have} features")
-        embeds = embeds.masked_scatter(place.unsqueeze(-1), tokens.to(embeds.dtype))
+    places = {kind: ids_BL == v.token_id for kind, v in family.visual(model.config).items()}
+    counts = torch.stack([place.sum() for place in places.values()]).tolist()  # one wait for the device
+    for (kind, place), count in zip(places.items(), counts, strict=True):
+        tokens = visual.get(kind)
+        have = 0 if tokens is None else tokens.shape[0] * tokens.shape[1]
+        if count != have:
+            raise ValueError(f"{count} {kind} placeholders in the batch for {have} features")
+        if tokens is not None:
+            embeds = embeds.masked_scatter(place.unsqueeze(-1), tokens.to(embeds.dtype))
     return embeds
 
 
@@ -96,20 +101,41 @@ class LossHead(torch.nn.Module):
     """The module DeepSpeed wraps: a batch in, the summed cross entropy out, and that of each sample.
 
     Logits are made only where there is a label: of some 2,200 positions of a sample about 100.
+
+    A tower that does not learn is taken out of the module tree, though the model still has it by its name:
+    ZeRO-3 would share out its weights, and ranks with different media, which run different towers, would
+    wait for each other forever. ``restore`` puts it back; until then the model's state lacks it.
     """
 
     def __init__(self, model: Any, family: Family) -> None:
         super().__init__()
         self.vlm = model
         self._family = family
+        self._held = [
+            held
+            for path in dict.fromkeys(family.towers.values())
+            if (held := _Held.take(whole(model), path)) is not None
+        ]
+
+    def restore(self) -> None:
+        """Puts the frozen towers back where they were, for saving; the head is not run after it."""
+        while self._held:
+            self._held.pop().put_back()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> LossHead:
+        for held in self._held:  # device and precision of the towers go with the rest
+            held.tower._apply(fn)
+        return super()._apply(fn, recurse)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         model = whole(self.vlm)
-        visual, absent = self._project(model, batch.pixels)
-        embeds = embed(model, self._family, batch.ids_BL, visual) + absent
-        hidden = model.model.language_model(
-            inputs_embeds=embeds, attention_mask=batch.mask_BL, use_cache=False
-        ).last_hidden_state
+        visual, absent = self._look(model, batch.pixels, batch.ids_BL.device)
+        embeds = embed(model, self._family, batch.ids_BL, visual)
+        if absent is not None:
+            embeds = embeds + absent.to(embeds.dtype)
+        # Without a mask transformers takes positions that start again for the begin of another sequence.
+        where = {"position_ids": batch.positions_BL()} if batch.packed else {"attention_mask": batch.mask_BL}
+        hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False, **where).last_hidden_state
         learned = batch.labels_BL[:, 1:] != IGNORE
         targets = batch.labels_BL[:, 1:][learned]
         logits = model.lm_head(hidden[:, :-1][learned]).float()
@@ -119,25 +145,66 @@ class LossHead(torch.nn.Module):
             each.index_add_(0, batch.owners_BL()[:, 1:][learned], losses)
         return losses.sum(), each
 
-    def _project(
-        self, model: Any, pixels: dict[MediumKind, torch.Tensor]
-    ) -> tuple[dict[MediumKind, torch.Tensor], torch.Tensor | float]:
-        """Visual tokens by kind, and a zero that what has no medium in this batch had a part in."""
-        side, width = model.config.vision_config.image_size, model.config.vision_config.hidden_size
-        number = model.lm_head.weight
-        seen: dict[MediumKind, torch.Tensor] = {}
-        absent: list[torch.Tensor] = []
-        for kind, tower in self._family.towers.items():
-            if kind in pixels:
-                seen[kind] = _seen(model, self._family, kind, pixels[kind])
-            elif _learns(getattr(model.model, tower)):
-                frames = self._family.frames(model.config) if kind is MediumKind.VIDEO else 1
-                absent.append(_seen(model, self._family, kind, number.new_zeros(frames, 3, side, side)))
-        if not seen and not absent:
-            absent.append(number.new_zeros(1, 1, width))
-        projector = model.model.multi_modal_projector
-        visual = {kind: projector(hidden) for kind, hidden in seen.items()}
-        return visual, sum(0.0 * projector(hidden).sum() for hidden in absent)
+    def _look(
+        self, model: Any, pixels: dict[MediumKind, torch.Tensor], device: torch.device
+    ) -> tuple[dict[MediumKind, torch.Tensor], torch.Tensor | None]:
+        """Visual tokens by kind; and a zero that what has no medium in this batch had a part in."""
+        family, hidden, missing = self._family, {}, []
+        for kind, path in family.towers.items():
+            shown = pixels.get(kind)
+            if shown is None:
+                if not _learns(model.get_submodule(path)):
+                    continue
+                missing.append(kind)
+                shown = self._blank(model, kind, device)
+            hidden[kind] = _seen(model, family, kind, shown)
+        tokens, row = family.connect(model, hidden)
+        if hidden and not missing:
+            return tokens, None
+        parts = [row, *(tokens.pop(kind) for kind in missing)]
+        return tokens, 0.0 * torch.stack([part.float().sum() for part in parts]).sum()
+
+    def _blank(self, model: Any, kind: MediumKind, device: torch.device) -> torch.Tensor:
+        """One medium of zeros."""
+        side = self._family.side(model.config)
+        count = self._family.frames(model.config) if kind is MediumKind.VIDEO else 1
+        return torch.zeros(count, 3, side, side, dtype=next(model.parameters()).dtype, device=device)
+
+
+@dataclass
+class _Held:
+    """A tower out of the module tree, and the place it had there."""
+
+    parent: torch.nn.Module
+    name: str
+    order: list[str]
+    tower: torch.nn.Module
+
+    @classmethod
+    def take(cls, model: Any, path: str) -> _Held | None:
+        """Takes the tower at a path out; None where it learns, or is out already."""
+        above, _, name = path.rpartition(".")
+        parent = model.get_submodule(above)
+        tower = parent._modules.get(name)
+        if tower is None or _learns(tower):
+            return None
+        held = cls(parent, name, list(parent._modules), tower)
+        del parent._modules[name]
+        parent.__dict__[name] = tower
+        return held
+
+    def put_back(self) -> None:
+        del self.parent.__dict__[self.name]
+        modules = {**self.parent._modules, self.name: self.tower}
+        self.parent._modules.clear()
+        self.parent._modules.update({name: modules[name] for name in self.order})
+
+
+def _seen(model: Any, family: Family, kind: MediumKind, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+    """What the tower makes of frames, before projection."""
+    tower = model.get_submodule(family.towers[kind])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(tower)):
+        return family.see(tower, pixels_NCHW, kind, model.config)
 
 
 def _learns(module: torch.nn.Module) -> bool:

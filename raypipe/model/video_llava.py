@@ -6,6 +6,7 @@ loss is then over the same logits. Their ids, beyond the vocabulary, are looked 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,8 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    LlamaConfig,
     PreTrainedConfig,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
@@ -25,7 +28,9 @@ from transformers.models.video_llava.modeling_video_llava import (
     VideoLlavaPreTrainedModel,
 )
 
+from raypipe.model.family import size_of
 from raypipe.model.towers import TemporalVisionConfig, TemporalVisionModel
+from raypipe.model.video_llava_hf import SIZES, VIDEO_LLAVA_HF
 
 IMAGE_TOWER, VIDEO_TOWER = "LanguageBind/LanguageBind_Image", "LanguageBind/LanguageBind_Video_merge"
 
@@ -115,5 +120,25 @@ def temporal_config(
     return TemporalVideoLlavaConfig(vision_config=vision, video_config=video, text_config=text, **values)
 
 
+def random(size: str, vocabulary: int) -> TemporalVideoLlavaConfig:
+    """The configuration of a random Video-LLaVA at a named size; shapes as those of ``video_llava_hf``."""
+    vision, text, shown = size_of(SIZES, size, "video_llava")
+    shape = {**vision, "hidden_act": "gelu"}
+    return temporal_config(
+        LlamaConfig(**text, vocab_size=vocabulary, bos_token_id=1, eos_token_id=2, pad_token_id=0),
+        CLIPVisionConfig(**shape),
+        TemporalVisionConfig(**shape, num_frames=shown),
+    )
+
+
 AutoConfig.register(TemporalVideoLlavaConfig.model_type, TemporalVideoLlavaConfig)
 AutoModelForImageTextToText.register(TemporalVideoLlavaConfig, TemporalVideoLlavaForConditionalGeneration)
+
+VIDEO_LLAVA = replace(
+    VIDEO_LLAVA_HF,
+    name="video_llava",
+    model_type=TemporalVideoLlavaConfig.model_type,
+    cls=TemporalVideoLlavaForConditionalGeneration,
+    random=random,
+    note="",
+)

@@ -32,9 +32,12 @@ class Sampling(Settings):
 
 
 class Rendition(Settings):
-    """How a kept frame is stored: scaled so that its shorter side has ``short_side`` pixels."""
+    """How a kept frame is stored: scaled so that its shorter side has ``short_side`` pixels.
 
-    short_side: int = Field(224, ge=8, le=4096)
+    Without one a frame keeps its own size: what ``pixels: reference`` of a training stage is meant for.
+    """
+
+    short_side: int | None = Field(224, ge=8, le=4096)
     filter: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     codec: Literal["jpeg", "lossless"] = "jpeg"
     quality: int = Field(95, ge=1, le=100)

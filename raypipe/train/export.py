@@ -16,6 +16,7 @@ def export(loaded: LoadedModel, settings: StageSettings, plan: StagePlan) -> Non
     card = Card(
         template=settings.template if settings.template != "auto" else loaded.family.template,
         image_aspect=settings.image_aspect,
+        pixels=settings.pixels,
         sampling=Sampling(**plan.facts["sampling"]),
         rendition=Rendition(**plan.facts["rendition"]),
         parents=tuple(plan.parents),

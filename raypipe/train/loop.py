@@ -83,6 +83,7 @@ def train_on_rank(
         ahead.close()
     log.flush()
     _checkpoint(engine, checkpoints, plan.steps)
+    engine.module.restore()  # the export is of the towers too
     if worker.rank == 0:
         export(loaded, settings, plan)
     status.at("done")

@@ -35,16 +35,29 @@ def example(loaded: LoadedModel, kinds: tuple[MediumKind, ...], number: int) -> 
     return Example(number, f"sample {number}", loaded.chat("v1").training(turns, kinds), tuple(pixels))
 
 
-def batch(loaded: LoadedModel, mix: str, *, counts: bool = True, dtype: torch.dtype = torch.float32) -> Batch:
-    examples = [example(loaded, kinds, number) for number, kinds in enumerate(MIXES[mix])]
+def batch(
+    loaded: LoadedModel,
+    mix: str,
+    *,
+    counts: bool = True,
+    dtype: torch.dtype = torch.float32,
+    first: int = 0,
+) -> Batch:
+    """One row a sample; ``first`` is the number of the first one, which its text and its pixels tell."""
+    examples = [example(loaded, kinds, number) for number, kinds in enumerate(MIXES[mix], start=first)]
     return collate([(e,) for e in examples], dtype, counts=counts)
 
 
 def theirs(model, made: Batch):
     """transformers' own forward with pixel inputs."""
     pixels = {}
+    onevision = model.config.model_type == "llava_onevision"
     if IMAGE in made.pixels:
-        pixels["pixel_values_images"] = made.pixels[IMAGE]
+        images = made.pixels[IMAGE]
+        if onevision:  # as images of one sample: then each is one view and is not cut into tiles
+            pixels["image_sizes"] = torch.tensor([images.shape[-2:]] * len(images))
+            pixels["batch_num_images"] = torch.tensor([max(2, len(images))])
+        pixels["pixel_values" if onevision else "pixel_values_images"] = images
     if VIDEO in made.pixels:
         frames = made.pixels[VIDEO]
         pixels["pixel_values_videos"] = frames.view(-1, 8, *frames.shape[1:])

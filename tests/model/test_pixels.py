@@ -1,12 +1,14 @@
 """From stored frames to what a vision tower takes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from raypipe.media.rendition import store_frame
-from raypipe.model.families import CLIP_MEAN, CLIP_STD
-from raypipe.model.pixels import PAD_COLOUR, fit, frames_uint8, normalised
+from raypipe.media.rendition import load_frame, store_frame
+from raypipe.model.pixels import PAD_COLOUR, Look, fit, frames_uint8, normalised
+from raypipe.model.video_llava_hf import CLIP_MEAN, CLIP_STD
 from raypipe.records import MediumKind
 from raypipe.settings import Rendition
 from tests.support.clips import number_of, picture
@@ -58,6 +60,35 @@ def test_frames_keep_their_order():
     assert shown.shape == (4, 48, 48, 3)
     assert np.array_equal(shown[0], shown[2])
     assert not np.array_equal(shown[0], shown[1])
+
+
+def test_a_look_has_the_colours_of_its_model():
+    half = Look(40, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    for recipe in ("antialias", "reference"):
+        look = dataclasses.replace(half, recipe=recipe)
+        frames = look.frames([plain(40, 20)], MediumKind.IMAGE)
+        pixels = look.pixels(frames)
+        assert pixels.shape == (1, 3, 40, 40)
+        assert pixels[0, :, 0, 0].tolist() == pytest.approx([2 * 127 / 255 - 1] * 3, abs=1e-6)
+        assert pixels[0, :, 20, 20].tolist() == pytest.approx([2 * c / 255 - 1 for c in RED], abs=1e-6)
+
+
+def test_a_look_takes_stored_frames_and_pictures_alike():
+    pictures = [picture(n, (60, 44)) for n in (5, 9, 5)]
+    stored = [store_frame(p, LOSSLESS) for p in pictures]
+    for recipe in ("antialias", "reference"):
+        look = Look(28, "pad", recipe)
+        for kind in MediumKind:
+            shown = look.frames(stored, kind)
+            assert shown.dtype == (np.uint8 if recipe == "antialias" else np.float32)
+            assert np.array_equal(shown, look.frames([np.asarray(p) for p in pictures], kind))
+            assert np.array_equal(shown[0], shown[2])
+            assert not np.array_equal(shown[0], shown[1])
+
+
+def test_frames_may_be_stored_in_their_own_size():
+    stored = store_frame(picture(3, (410, 231)), Rendition(codec="lossless", short_side=None))
+    assert np.array_equal(load_frame(stored), np.asarray(picture(3, (410, 231))))
 
 
 def test_normalised_is_clip():
