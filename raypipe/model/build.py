@@ -228,7 +228,7 @@ def projector_place(path: str) -> Path:
 
 
 def original_card(folder: Path, config: Any) -> Card:
-    """How a checkpoint of the reference was trained: its config says whether images were padded.
+    """How a checkpoint of the reference was trained: by its own pixels, with images padded or not.
 
     Raises:
         RequestError: in a way that raypipe does not know.
@@ -236,7 +236,12 @@ def original_card(folder: Path, config: Any) -> Card:
     aspect = original.body_of(folder).get("image_aspect_ratio") or "square"
     if aspect not in ("pad", "square"):
         raise RequestError(f"{folder}: image_aspect_ratio is '{aspect}'", "raypipe knows pad and square")
-    return Card(image_aspect=aspect, sampling=Sampling(frames=config.video_config.num_frames))
+    return Card(
+        image_aspect=aspect,
+        sampling=Sampling(frames=config.video_config.num_frames),
+        rendition=Rendition(short_side=None, codec="lossless"),
+        pixels="reference",
+    )
 
 
 @contextlib.contextmanager

@@ -1,16 +1,9 @@
-"""Checkpoints in the original layouts, written once."""
+"""What the tests of models share."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-
-from tests.support.originals import Originals, write_originals
-
-
-@pytest.fixture(scope="session")
-def originals(tmp_path_factory) -> Originals:
-    return write_originals(tmp_path_factory.mktemp("originals"))
 
 
 @pytest.fixture

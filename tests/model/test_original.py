@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from raypipe.errors import RequestError
+from raypipe.evaluate.ask import ask
 from raypipe.model.build import from_parts, load_model, save_model, with_projector
 from raypipe.model.lora import merge
 from raypipe.model.to_original import to_original
 from tests.model.answers import IMAGE, VIDEO, close, logits, naive_logits, parts_of, pixels, with_lora
+from tests.support.clips import write_clip
 from tests.support.originals import FRAMES, SIDE, Draw, projector
 
 
@@ -19,7 +21,9 @@ from tests.support.originals import FRAMES, SIDE, Draw, projector
 def test_a_whole_checkpoint_answers_as_written_out(originals, kinds):
     loaded = load_model(originals.whole)
     assert (loaded.family.name, loaded.side) == ("video_llava", SIDE)
-    assert (loaded.card.image_aspect, loaded.card.template) == ("pad", "v1")
+    card = loaded.card
+    assert (card.image_aspect, card.template, card.pixels) == ("pad", "v1", "reference")
+    assert card.rendition.short_side is None  # such pixels are made of frames in their own size
     assert loaded.card.sampling.frames == loaded.family.frames(loaded.config) == FRAMES
     close(logits(loaded, kinds), naive_logits(originals.tensors, kinds))
 
@@ -168,3 +172,13 @@ def test_merge_writes_the_original_layout(originals, tmp_path):
 def test_transformers_videollava_has_no_place_in_the_original_layout(tiny_folder, tmp_path):
     with pytest.raises(RequestError, match="no place in the original layout"):
         to_original(load_model(str(tiny_folder)), tmp_path)
+
+
+def test_a_question_is_answered_by_what_the_reference_left(originals, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 16)
+    said = [ask(originals.whole, None, str(clip), "what moves", 4)]
+    said += [
+        ask(originals.lora, below, str(clip), "what moves", 4) for below in (originals.llm, originals.whole)
+    ]
+    assert said[1] == said[2]
+    assert said[0] != said[1]
