@@ -48,7 +48,10 @@ VERBS = {
         "check this machine, or a data root against the datasets; each finding with its fix",
     ),
     "benchmarks": ("", "list the benchmarks"),
-    "merge": ("--adapter RUN --model-base B --out DIR", "merge a LoRA adapter into its base"),
+    "merge": (
+        "--adapter RUN --model-base B --out DIR [--layout hf|original]",
+        "merge a LoRA adapter into its base; original: in the layout of Video-LLaVA's own code",
+    ),
 }
 
 

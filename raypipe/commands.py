@@ -256,9 +256,11 @@ def benchmarks(request: Request) -> int:
 def merge(request: Request) -> int:
     from raypipe.model.lora import merge as run
 
-    adapter, base, out = request.need("adapter"), request.need("model_base"), request.need("out")
-    request.nothing_left("merge", ["adapter", "model_base", "out"])
-    folder = run(adapter, base, local(out))
+    adapter, layout = request.need("adapter"), request.take("layout", "hf") or "hf"
+    base = request.need("model_base") if layout == "hf" else request.take("model_base")
+    out = request.need("out")
+    request.nothing_left("merge", ["adapter", "model_base", "out", "layout"])
+    folder = run(adapter, base, local(out), layout)
     show({"model": str(folder)}, f"merged model in {folder}", request.json)
     return 0
 

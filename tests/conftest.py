@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.originals import Originals
 
 pytest_plugins = ["tests.support.s3"]
 
@@ -20,6 +24,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.tiny import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Originals:
+    """Tiny checkpoints in the original layouts; do not change them."""
+    from tests.support.originals import write_originals
+
+    return write_originals(tmp_path_factory.mktemp("originals"))
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,16 @@
-"""Models: random at a named size, or loaded from a folder; what is in the folder decides, not its name."""
+"""Models: random at a named size, of parts, or loaded from a folder; what is in it decides, not its name."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
+import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from raypipe.errors import RequestError
-from raypipe.model.families import family_named, family_of
+from raypipe.model import original
+from raypipe.model.families import FAMILIES, family_named, family_of
 from raypipe.model.family import Family
+from raypipe.model.llama_tokenizer import SPIECE, folder_tokenizer
+from raypipe.model.original import Layout, layout_of
 from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
-from raypipe.settings import Rendition, Sampling, local
+from raypipe.settings import Rendition, Sampling, StartParts, local
 from raypipe.store.run import Run
 from raypipe.text.chat import TEMPLATES, ChatEncoder, Protocol
 
@@ -62,13 +67,18 @@ class Card:
 
 @dataclass
 class LoadedModel:
-    """A model with everything needed to talk to it."""
+    """A model with everything needed to talk to it.
+
+    ``folder`` is where it was loaded from; ``spiece`` the sentencepiece file of its tokenizer, where there is
+    one: the reference's code reads no other, so it goes along with every export.
+    """
 
     model: Any
     family: Family
     tokenizer: Tokenizer
     card: Card
     folder: Path | None = None
+    spiece: Path | None = None
 
     @property
     def config(self) -> Any:
@@ -132,29 +142,109 @@ def random_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = family.cls(family.random(size, tokenizer.get_vocab_size()))
+    _warn(family)
     return LoadedModel(model, family, tokenizer, Card())
 
 
 def load_model(
     path: str, base: str | None = None, precision: str = "fp32", *, trainable: bool = False
 ) -> LoadedModel:
-    """A model from a folder; an adapter is laid, unmerged, over its base.
+    """A model from a folder; an adapter is laid, unmerged, over its base, a projector alone put into it.
+
+    Takes finished runs, folders in the Hugging Face layout and the original layouts (see ``original``). A
+    base may be a language model alone where the folder above it names the towers and holds the projector.
 
     Raises:
         RequestError: not a model, an adapter without its base, or an unknown architecture.
     """
     _settle_libraries()
     folder = folder_of(path)
-    if (folder / "adapter_config.json").exists():
+    layout = layout_of(folder)
+    if layout is Layout.ADAPTER:
         return _load_adapter(folder, base, precision, trainable)
+    if layout is Layout.PROJECTOR:
+        return _load_projector(folder, base, precision)
+    if layout in (Layout.LANGUAGE_MODEL, Layout.TOWER):
+        raise RequestError(f"{folder} holds {layout}", "put a model together of its parts: start.parts")
     if base is not None:
         raise RequestError(f"{folder} is a whole model, not an adapter", "leave model_base out")
+    spiece = _spiece(folder)
+    if layout is Layout.ORIGINAL:
+        model = original.load_original(folder, DTYPES[precision])
+        tokenizer = _tokenizer(folder, model)
+        return LoadedModel(
+            model.eval(),
+            family_of(model.config),
+            tokenizer,
+            original_card(folder, model.config),
+            folder,
+            spiece,
+        )
     with _readable(folder):
         config = AutoConfig.from_pretrained(folder)
     family = family_of(config)
     with _readable(folder):
-        model = family.cls.from_pretrained(folder, dtype=DTYPES[precision])
-    return LoadedModel(model.eval(), family, _tokenizer(folder), Card.read(folder), folder)
+        model, told = family.cls.from_pretrained(folder, dtype=DTYPES[precision], output_loading_info=True)
+    odd = sorted(told["missing_keys"]) or sorted(told["unexpected_keys"])
+    if odd:
+        said = "lacks weights" if told["missing_keys"] else "has weights without a place in the model"
+        raise RequestError(f"{folder} {said}: {len(odd)}, such as {', '.join(odd[:3])}")
+    _warn(family)
+    return LoadedModel(model.eval(), family, _tokenizer(folder, model), Card.read(folder), folder, spiece)
+
+
+def from_parts(parts: StartParts, seed: int, precision: str = "fp32") -> LoadedModel:
+    """A model of a language model, two vision towers and a projector, a fresh one where none is named.
+
+    Raises:
+        RequestError: a part that is missing, of another kind, or does not go with the others.
+    """
+    _settle_libraries()
+    names = (parts.language_model, parts.image_tower, parts.video_tower)
+    text, image, video = (folder_of(name) for name in names)
+    projector = projector_place(parts.projector) if parts.projector else None
+    model = original.assemble(text, image, video, projector, seed, DTYPES[precision])
+    card = Card(sampling=Sampling(frames=model.config.video_config.num_frames))
+    return LoadedModel(
+        model.eval(), family_of(model.config), _tokenizer(text, model), card, None, _spiece(text)
+    )
+
+
+def with_projector(loaded: LoadedModel, path: str) -> LoadedModel:
+    """Replaces the projector: the reference's ``pretrain_mm_mlp_adapter``.
+
+    Args:
+        path: mm_projector.bin, its folder, a finished run or any model folder that holds a projector.
+
+    Raises:
+        RequestError: there is none, or it has another shape.
+    """
+    original.with_projector(loaded.model, projector_place(path), next(loaded.model.parameters()).dtype)
+    return loaded
+
+
+def projector_place(path: str) -> Path:
+    """The file or folder that a projector is read from."""
+    root = Path(local(path))
+    alone = root.is_file() or (root / original.PROJECTOR_FILE).exists()
+    return root if alone else folder_of(path)
+
+
+def original_card(folder: Path, config: Any) -> Card:
+    """How a checkpoint of the reference was trained: by its own pixels, with images padded or not.
+
+    Raises:
+        RequestError: in a way that raypipe does not know.
+    """
+    aspect = original.body_of(folder).get("image_aspect_ratio") or "square"
+    if aspect not in ("pad", "square"):
+        raise RequestError(f"{folder}: image_aspect_ratio is '{aspect}'", "raypipe knows pad and square")
+    return Card(
+        image_aspect=aspect,
+        sampling=Sampling(frames=config.video_config.num_frames),
+        rendition=Rendition(short_side=None, codec="lossless"),
+        pixels="reference",
+    )
 
 
 @contextlib.contextmanager
@@ -172,6 +262,10 @@ def save_model(loaded: LoadedModel, card: Card, out: Path) -> None:
     _settle_libraries()
     out.mkdir(parents=True, exist_ok=True)
     loaded.model.save_pretrained(out, safe_serialization=True)
+    if hasattr(loaded.model, "get_base_model"):  # an adapter says too what it lies over
+        loaded.model.get_base_model().config.save_pretrained(out)
+    if loaded.spiece is not None:
+        shutil.copyfile(loaded.spiece, out / SPIECE)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=loaded.tokenizer, **SPECIAL_TOKENS)
     wrapped.save_pretrained(out)
     (out / CARD).write_text(card.dump())
@@ -187,26 +281,66 @@ def _settle_libraries() -> None:
 
 
 def _load_adapter(folder: Path, base: str | None, precision: str, trainable: bool) -> LoadedModel:
-    from peft import PeftModel  # only where an adapter is
+    from raypipe.model import original_lora  # PEFT is slow to import; only where an adapter is
 
+    under = _under(folder, base, precision)
+    if original_lora.is_original(folder):
+        card = original_card(folder, under.config) if (folder / "config.json").exists() else under.card
+        model = original_lora.load(folder, under.model, trainable=trainable)
+    else:
+        card = Card.read(folder)
+        with _readable(folder):
+            model = original_lora.load_ours(folder, under.model, trainable=trainable)
+    return replace(under, model=model.eval(), card=card, folder=folder)
+
+
+def _load_projector(folder: Path, base: str | None, precision: str) -> LoadedModel:
+    under = _under(folder, base, precision)
+    with_projector(under, str(folder))
+    return replace(under, card=original_card(folder, under.config), folder=folder)
+
+
+def _under(folder: Path, base: str | None, precision: str) -> LoadedModel:
+    """The model below an adapter or a projector; of a language model alone, with the towers it names."""
     if base is None:
         raise RequestError(
-            f"{folder} is a LoRA adapter", "name the model it was trained over: model_base=..."
+            f"{folder} is {layout_of(folder)}", "name the model it was trained over: model_base=..."
         )
-    under = load_model(base, None, precision)
-    with _readable(folder):
-        under.model = PeftModel.from_pretrained(under.model, folder, is_trainable=trainable)
-    under.model.eval()
-    return LoadedModel(under.model, under.family, under.tokenizer, Card.read(folder), folder)
+    below = folder_of(base)
+    if layout_of(below) is not Layout.LANGUAGE_MODEL:
+        return load_model(base, None, precision)
+    image, video = original.towers_named(original.body_of(folder), folder)
+    parts = StartParts(
+        language_model=base, image_tower=str(image), video_tower=str(video), projector=str(folder)
+    )
+    return from_parts(parts, 0, precision)
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
-    file = folder / "tokenizer.json"
-    if not file.exists():
+@functools.cache
+def _noted(name: str) -> None:
+    logging.getLogger("raypipe.model").warning("%s: %s", name, FAMILIES[name].note)
+
+
+def _warn(family: Family) -> None:
+    """Says once in a process what a user should know of a family."""
+    if family.note:
+        _noted(family.name)
+
+
+def _tokenizer(folder: Path, model: Any) -> Tokenizer:
+    tokenizer = folder_tokenizer(folder)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.get_vocab_size() > rows:
         raise RequestError(
-            f"{folder} has no tokenizer.json", "convert the tokenizer to the fast format first"
+            f"{folder}: the tokenizer has {tokenizer.get_vocab_size()} ids, the model {rows}",
+            "use the tokenizer that the model was trained with",
         )
-    return Tokenizer.from_file(os.fspath(file))
+    return tokenizer
+
+
+def _spiece(folder: Path) -> Path | None:
+    file = folder / SPIECE
+    return file if file.exists() else None
 
 
 def _file_digest(file: Path) -> str:

@@ -7,11 +7,13 @@ from typing import Any
 from raypipe.errors import RequestError, nearest
 from raypipe.model.family import Family
 from raypipe.model.llava_onevision import LLAVA_ONEVISION
+from raypipe.model.video_llava import VIDEO_LLAVA
 from raypipe.model.video_llava_hf import VIDEO_LLAVA_HF
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
+        VIDEO_LLAVA,
         VIDEO_LLAVA_HF,
         LLAVA_ONEVISION,
     )

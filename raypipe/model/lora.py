@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from raypipe.errors import RequestError
-from raypipe.model.build import Card, LoadedModel, load_model, save_model
+from raypipe.model.build import LoadedModel, load_model, save_model
 from raypipe.settings import Lora
 
 
@@ -32,16 +33,31 @@ def add_lora(loaded: LoadedModel, lora: Lora, also_learns: list[str], base: str)
     except ValueError as fault:
         raise RequestError(f"lora.targets matches no module of the model ({str(fault)[:160]})") from fault
     wrapped.peft_config["default"].base_model_name_or_path = base
-    return LoadedModel(wrapped, loaded.family, loaded.tokenizer, loaded.card, loaded.folder)
+    return replace(loaded, model=wrapped)
 
 
-def merge(adapter: str, base: str, out: str) -> Path:
-    """Merges a LoRA adapter into its base and exports a whole model."""
+def merge(adapter: str, base: str | None, out: str, layout: str = "hf") -> Path:
+    """Merges a LoRA adapter, raypipe's or the reference's, into its base and exports a whole model.
+
+    Args:
+        base: None only for a whole model that is put into the original layout.
+        layout: "hf", or "original": that of the reference's code.
+
+    Raises:
+        RequestError: not an adapter, another layout, or a model that the original layout has no place for.
+    """
+    if layout not in ("hf", "original"):
+        raise RequestError(f"no layout '{layout}'", "layout is hf or original")
     loaded = load_model(adapter, base)
-    if not hasattr(loaded.model, "merge_and_unload"):
+    if hasattr(loaded.model, "merge_and_unload"):
+        loaded = replace(loaded, model=loaded.model.merge_and_unload())
+    elif layout == "hf":
         raise RequestError(f"{adapter} is not a LoRA adapter")
-    merged = loaded.model.merge_and_unload()
     folder = Path(out)
-    card: Card = loaded.card
-    save_model(LoadedModel(merged, loaded.family, loaded.tokenizer, card), card, folder)
+    if layout == "original":
+        from raypipe.model.to_original import to_original
+
+        to_original(loaded, folder)
+    else:
+        save_model(loaded, loaded.card, folder)
     return folder

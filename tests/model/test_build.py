@@ -1,6 +1,7 @@
 """Models on disk: what is saved is what is loaded, by us and by transformers; adapters merged and not."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -124,9 +125,14 @@ def test_what_is_no_model(tmp_path, tiny_folder):
     (half / "tokenizer.json").unlink()
     with pytest.raises(RequestError, match=r"tokenizer\.json"):
         load_model(str(half))
-    (half / "config.json").write_text('{"model_type": "llama"}')
+    (half / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(RequestError, match="no model family"):
         load_model(str(half))
+    for kind, said in (("llama", "a language model alone"), ("clip_vision_model", "a vision tower alone")):
+        (half / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(RequestError, match=said) as fault:
+            load_model(str(half))
+        assert "start.parts" in fault.value.remedy
     (half / "config.json").write_text("{")
     with pytest.raises(RequestError, match=r"config\.json"):
         load_model(str(half))
