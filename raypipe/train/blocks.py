@@ -157,13 +157,23 @@ class Blocks:
         if self._grouped:
             turn = np.argsort(-self._length[samples], kind="stable")
             samples, blocks = samples[turn], blocks[turn]
-        whole = len(samples) // self._size
-        cut = [slice(n * self._size, (n + 1) * self._size) for n in range(whole + 1)]
+        cuts = [slice(at, at + self._size) for at in range(0, len(samples), self._size)]
         if not self._grouped or self._has_media(samples):
-            parts = [samples[c][np.argsort(blocks[c], kind="stable")] for c in cut]
+            parts = [self._placed(samples[cut], blocks[cut]) for cut in cuts]
         else:
-            parts = [samples[c] for c in cut]
-        return parts[:whole], parts[whole]
+            parts = [samples[cut] for cut in cuts]
+        whole = len(samples) // self._size
+        return parts[:whole], parts[whole] if len(parts) > whole else samples[:0]
+
+    def _placed(self, samples: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        """One batch, perhaps a smaller one: each sample in a slot of its block, or in one that is left."""
+        ends = self._ends * len(samples) // self._size
+        rank = _rank(blocks)
+        own = rank < np.diff(ends)[blocks]
+        out = np.full(len(samples), -1, np.int64)
+        out[ends[blocks[own]] + rank[own]] = samples[own]
+        out[out < 0] = samples[~own][np.argsort(blocks[~own], kind="stable")]
+        return out
 
     def _has_media(self, samples: np.ndarray) -> bool:
         return bool((self._row[samples] >= 0).any())
