@@ -24,12 +24,13 @@ from raypipe.train.mixture import Mixture
 from raypipe.train.order import order_of
 from raypipe.train.plan import plan_stage
 from raypipe.train.work import Worker
-from tests.support.clips import data_root, talk, write_annotations, write_image
+from tests.support.clips import talk, write_annotations, write_image
 from tests.support.faults import FaultProxy, after, fault_proxy
 from tests.support.prepared import prepared
 from tests.support.s3 import addressed_to
 from tests.support.tiny import tiny_model
 
+PICTURE = 30  # a sample with a picture
 ROWS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 30)), min_size=1, max_size=40)
 
 
@@ -124,9 +125,9 @@ def test_a_disk_that_refuses_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A run of 96 pictures in six shards, two questions about each, and the small data root's samples."""
+    """A run of 96 pictures in six shards, two questions about each, and a few samples of text."""
     root = tmp_path_factory.mktemp("many")
-    records = data_root(root / "data")
+    records = [{"conversations": talk(f"What is {n}?", "A number.")} for n in range(20)]
     for number in range(96):
         write_image(root / f"data/more/i{number:03d}.png", number % 50)
         for asked in ("What is it?", "What colour does it have, then, and which number?"):
@@ -240,13 +241,13 @@ def test_ranks_of_a_node_at_the_same_time_fetch_nothing_twice(remote, proxy, tmp
 def test_a_row_that_spoiled_in_the_cache_is_fetched_again(remote, proxy, tmp_path):
     chosen = stage(remote, tmp_path / "node")
     mixture = Mixture([remote], chosen.cache)
-    expected = mixture.media(4)
+    expected = mixture.media(PICTURE)
     (file,) = (p for p in (tmp_path / "node").glob("*/*") if "-" in p.name and "locks" not in str(p))
     whole = file.read_bytes()
     asked = len(media_bytes(proxy))
     for damaged in (whole[:-1], whole[:40] + b"\x00" * 40 + whole[80:], kept_as(b"no Arrow at all")):
         file.write_bytes(damaged)
-        assert mixture.media(4) == expected
+        assert mixture.media(PICTURE) == expected
         assert file.read_bytes() == whole
         asked += 1
         assert len(media_bytes(proxy)) == asked
@@ -261,11 +262,11 @@ def test_a_shard_that_is_damaged_itself_is_damage(remote, tmp_path):
     chosen = stage(remote, tmp_path / "node")
     mixture = Mixture([remote], chosen.cache)
     columns = mixture.columns
-    row = columns.rows[columns.starts[4]]
+    row = columns.rows[columns.starts[PICTURE]]
     Store(remote).replace(columns.shards[columns.row_shard[row]], b"nothing of the kind")
-    mixture.fetch(columns.rows_of([4]))
+    mixture.fetch(columns.rows_of([PICTURE]))
     with pytest.raises(DamageError):
-        mixture.media(4)
+        mixture.media(PICTURE)
 
 
 def test_a_cache_too_small_for_a_window_works_in_pieces(many, remote, proxy, tmp_path):
