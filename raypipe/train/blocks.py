@@ -83,9 +83,11 @@ class Blocks:
         """What waits becomes batches, too: whole ones of one kind, then the rest of all kinds."""
         made, rests = [], []
         for samples, blocks in self._waiting.values():
-            filled, rest = self._filled(samples, blocks)
-            made += filled
-            rests.append(rest)
+            samples, blocks = self._ranked(samples, blocks)
+            cut = self._cut(samples, blocks)
+            whole = len(samples) // self._size
+            made += cut[:whole]
+            rests += cut[whole:]
         self._keep(made)
         rest = np.concatenate(rests) if rests else np.zeros(0, np.int64)
         self._keep([rest[s : s + self._size] for s in range(0, len(rest), self._size)], shuffle=False)
@@ -149,21 +151,32 @@ class Blocks:
         out[batch, self._ends[blocks] + inside] = samples
         return list(out)
 
-    def _filled(self, samples: np.ndarray, blocks: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """What waits at the end as whole batches; where a block has too few, others fill its slots."""
+    def _ranked(self, samples: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What waits at the end, in the order in which it is cut: by length, or each block in its turn."""
         samples, blocks = self._sorted(samples, blocks)
         turn = np.lexsort((blocks, _rank(blocks) / self._share[blocks]))
         samples, blocks = samples[turn], blocks[turn]
         if self._grouped:
             turn = np.argsort(-self._length[samples], kind="stable")
             samples, blocks = samples[turn], blocks[turn]
-        whole = len(samples) // self._size
-        cut = [slice(n * self._size, (n + 1) * self._size) for n in range(whole + 1)]
-        if not self._grouped or self._has_media(samples):
-            parts = [samples[c][np.argsort(blocks[c], kind="stable")] for c in cut]
-        else:
-            parts = [samples[c] for c in cut]
-        return parts[:whole], parts[whole]
+        return samples, blocks
+
+    def _cut(self, samples: np.ndarray, blocks: np.ndarray) -> list[np.ndarray]:
+        """Batches of samples as they follow each other; the last may be smaller."""
+        cuts = [slice(at, at + self._size) for at in range(0, len(samples), self._size)]
+        if self._grouped and not self._has_media(samples):
+            return [samples[cut] for cut in cuts]
+        return [self._placed(samples[cut], blocks[cut]) for cut in cuts]
+
+    def _placed(self, samples: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        """One batch, perhaps a smaller one: each sample in a slot of its block, or in one that is left."""
+        ends = self._ends * len(samples) // self._size
+        rank = _rank(blocks)
+        own = rank < np.diff(ends)[blocks]
+        out = np.full(len(samples), -1, np.int64)
+        out[ends[blocks[own]] + rank[own]] = samples[own]
+        out[out < 0] = samples[~own][np.argsort(blocks[~own], kind="stable")]
+        return out
 
     def _has_media(self, samples: np.ndarray) -> bool:
         return bool((self._row[samples] >= 0).any())

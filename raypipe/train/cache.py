@@ -103,9 +103,10 @@ class MediaCache:
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._count(len(data) + _CHECK)
             temporary.write_bytes(data + zlib.crc32(data).to_bytes(_CHECK, "big"))
-            os.replace(temporary, path)
+            with self.lock("bytes") as counter:
+                self._count(counter, len(data) + _CHECK)
+                os.replace(temporary, path)
         except OSError as fault:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -128,15 +129,13 @@ class MediaCache:
         finally:
             os.close(file)
 
-    def _count(self, more: int) -> None:
-        """Counts bytes before they are written, so that a death in between errs on the safe side."""
-        with self.lock("bytes") as file:
-            held = os.pread(file, 20, 0)
-            total = int(held) if held.isdigit() else self._total()
-            total += more
-            if total > self.limit:
-                total = self._sweep(int(self.limit * SWEPT_TO) - more) + more
-            os.pwrite(file, b"%020d" % total, 0)
+    def _count(self, counter: int, more: int) -> None:
+        """Counts a file that is about to appear, and makes room for it; the counter's lock is held."""
+        held = os.pread(counter, 20, 0)
+        total = (int(held) if held.isdigit() else self._total()) + more
+        if total > self.limit:
+            total = self._sweep(int(self.limit * SWEPT_TO) - more) + more
+        os.pwrite(counter, b"%020d" % total, 0)
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
         for folder in os.scandir(self.folder):
@@ -147,7 +146,7 @@ class MediaCache:
         return sum(size for _, size, _ in self._sizes())
 
     def _sizes(self) -> Iterator[tuple[float, int, str]]:
-        """When it was used last, bytes and path of each file."""
+        """When it was used last, bytes and path of each file, temporary ones too."""
         for entry in self._files():
             with contextlib.suppress(FileNotFoundError):
                 found = entry.stat()

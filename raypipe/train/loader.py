@@ -45,6 +45,7 @@ class Steps:
         return work_of(self._examples, numbers, self._worker, self._micro, self._dtype, epoch=epoch)
 
     def close(self) -> None:
+        """Stops what is fetched and decoded for steps that nobody takes any more."""
         self._fetcher.close()
         self._examples.close()
 
@@ -75,11 +76,11 @@ class Ahead(Generic[T]):
     def close(self) -> None:
         """Ends the thread; nothing more is made."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        wait([f for f in self._queue if not f.cancelled()], timeout=CLOSE_S)
-        self._queue.clear()
         end = getattr(self._make, "close", None)
         if end:
             end()
+        wait([f for f in self._queue if not f.cancelled()], timeout=CLOSE_S)
+        self._queue.clear()
 
     def _submit(self) -> None:
         if self._next < self._last:

@@ -292,10 +292,23 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 
 def _words(turns: pa.ChunkedArray) -> np.ndarray:
     """Words of all turns of each sample [samples]."""
-    out = []
+    out = [np.zeros(0, np.int64)]
     for chunk in turns.chunks:
-        spoken = chunk.flatten().field("text")
-        each = pc.count_substring_regex(spoken, r"\S+").to_numpy(zero_copy_only=False)
+        each = _words_of(pc.struct_field(chunk.flatten(), "text"))
         ends = np.concatenate([[0], np.cumsum(pc.list_value_length(chunk).to_numpy(zero_copy_only=False))])
         out.append(np.diff(np.concatenate([[0], np.cumsum(each)])[ends]))
-    return np.concatenate(out).astype(np.int64) if out else np.zeros(0, np.int64)
+    return np.concatenate(out)
+
+
+def _words_of(texts: pa.StringArray) -> np.ndarray:
+    """Words of each text, counted in its bytes: a regular expression takes ten times as long."""
+    _, offsets, data = texts.buffers()
+    if not len(texts) or data is None:
+        return np.zeros(len(texts), np.int64)
+    ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    seen = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]] > ord(" ")
+    first = seen.copy()
+    first[1:] &= ~seen[:-1]
+    starts = (ends - ends[0])[:-1][np.diff(ends) > 0]
+    first[starts] = seen[starts]
+    return np.diff(np.concatenate([[0], np.cumsum(first, dtype=np.int64)])[ends - ends[0]])

@@ -44,13 +44,15 @@ class FaultProxy:
     ``500``, ``503``, ``slow_down``, ``conflict``, ``denied``: that answer, not forwarded; ``reset``:
     the connection is reset, not forwarded; ``stall``: no answer for ``stall_s``, not forwarded;
     ``lost``: forwarded, and the connection reset in place of the reply; ``truncated``: forwarded, and
-    half of the reply's body sent. ``fired`` lists what was done: (kind, method, path).
+    half of the reply's body sent. ``fired`` lists what was done: (kind, method, path); ``answered`` what was
+    answered: (method, path, bytes of the body).
     """
 
     def __init__(self, target: str, stall_s: float = 1.0) -> None:
         self.target, self.stall_s = urlsplit(target), stall_s
         self.plan: Plan | None = None
         self.fired: list[tuple[str, str, str]] = []
+        self.answered: list[tuple[str, str, int]] = []
         self.lock = threading.Lock()
         proxy = self
 
@@ -123,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
             link.close()
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int) -> None:
+        with self.owner.lock:
+            self.owner.answered.append((self.command, self.path, len(body)))
         self.send_response_only(status)
         held = [value for name, value in headers if name.lower() == "content-length"]
         for name, value in headers:

@@ -43,6 +43,27 @@ def test_steps(run, more, steps):
     assert plan.steps == steps
 
 
+@pytest.mark.parametrize(
+    ("weights", "more", "samples", "steps"),
+    [
+        ((1.0, 2.0), {}, 24, 6),
+        ((1.0, 0.25), {}, 10, 3),
+        ((0.3, 0.3), {}, 4, 1),
+        ((0.3, 0.3), {"epochs": 4.0}, 4, 5),  # 4, 4, 6 and 4 samples
+        ((1.0, 0.5), {"epochs": 2.5}, 12, 8),
+    ],
+)
+def test_weights_count(run, weights, more, samples, steps):
+    parts = [{"data": str(run), "weight": w} for w in weights]
+    plan = plan_stage(stage(run, mixture=parts, global_batch=4, **more))
+    assert (plan.samples, plan.steps, plan.held) == (samples, steps, 0)
+
+
+def test_weights_that_leave_nothing_are_refused(run):
+    with pytest.raises(RequestError, match="weights leave no sample"):
+        plan_stage(stage(run, mixture=[{"data": str(run), "weight": 0.01}]))
+
+
 def test_a_part_that_is_no_run_is_refused(run):
     with pytest.raises(RequestError, match="not a run folder"):
         plan_stage(stage(run, mixture=[{"data": "/no/such/run"}]))
