@@ -33,7 +33,10 @@ from raypipe.store.run import Run
 from raypipe.text.chat import TEMPLATES, ChatEncoder, Protocol
 
 CARD = "raypipe.json"
-SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+SPECIAL_TOKENS = (
+    {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"},
+    {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -266,8 +269,9 @@ def save_model(loaded: LoadedModel, card: Card, out: Path) -> None:
         loaded.model.get_base_model().config.save_pretrained(out)
     if loaded.spiece is not None:
         shutil.copyfile(loaded.spiece, out / SPIECE)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=loaded.tokenizer, **SPECIAL_TOKENS)
-    wrapped.save_pretrained(out)
+    known = loaded.tokenizer.token_to_id
+    special = next((s for s in SPECIAL_TOKENS if all(known(t) is not None for t in s.values())), {})
+    PreTrainedTokenizerFast(tokenizer_object=loaded.tokenizer, **special).save_pretrained(out)
     (out / CARD).write_text(card.dump())
 
 

@@ -8,9 +8,10 @@ import torch
 
 from raypipe.errors import RequestError
 from raypipe.model.build import LoadedModel, from_parts, load_model, random_model, with_projector
+from raypipe.model.families import family_named
 from raypipe.settings import StageSettings
 from raypipe.text.chat import TEMPLATES
-from raypipe.text.tokenizer import train_tokenizer
+from raypipe.text.tokenizer import SPECIAL, train_tokenizer
 from raypipe.train.mixture import Mixture
 
 PROJECTOR = "multi_modal_projector"
@@ -42,7 +43,10 @@ def _started(settings: StageSettings, mixture: Mixture) -> LoadedModel:
     if start.random is not None:
         texts = [t.system for t in TEMPLATES.values()] + ["USER: ASSISTANT:"] * 8
         texts += [t for number in range(min(len(mixture), 20000)) for t in mixture.texts(number)]
-        tokenizer = train_tokenizer([f" {t}" for t in texts])
+        spelled = TEMPLATES[family_named(start.family).template].tokens
+        # In this order a model's ids of padding, begin and end are 0, 1 and 2 (see the families' random).
+        special = SPECIAL if set(spelled) <= set(SPECIAL) else ("<|endoftext|>", *spelled)
+        tokenizer = train_tokenizer([f" {t}" for t in texts], special=special)
         return random_model(start.random, tokenizer, start.seed, start.family)
     if start.parts is not None:
         return from_parts(start.parts, start.seed, settings.precision)
