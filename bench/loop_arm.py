@@ -42,9 +42,10 @@ def main() -> None:
 
 def step_seconds(settings: StageSettings) -> float:
     """Mean seconds of a step of a finished run, its waiting for data included."""
-    from raypipe.train.metrics import rows_of  # what a run's metrics are read with
+    from raypipe.store.files import Store
+    from raypipe.store.journal import rows as rows_of
 
-    rows = list(rows_of(settings.out))[WARM:]
+    rows = [row for row in rows_of(Store(settings.out), "metrics") if row is not None][WARM:]
     return sum(row["step_s"] for row in rows) / len(rows)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from raypipe.cluster import require
 from raypipe.errors import RaypipeError, RequestError
-from raypipe.settings import StageSettings, local
+from raypipe.settings import Settings, StageSettings, local
 from raypipe.store.journal import join, newest
 from raypipe.store.run import Manifest, Run
 from raypipe.train.board import Watched
@@ -18,6 +18,7 @@ from raypipe.train.fit import fit
 from raypipe.train.metrics import METRICS
 from raypipe.train.plan import StagePlan, plan_stage
 
+S = TypeVar("S", bound=Settings)
 StepProgress = Callable[[dict[str, Any]], None]
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,21 @@ def train(
 
 def _absolute(settings: StageSettings) -> StageSettings:
     """Paths that mean the same in the workers, whose working directory is another."""
-    start = settings.start
-    if start.model is not None:
-        start = start.model_copy(update={"model": local(start.model)})
-    return settings.model_copy(update={"out": local(settings.out), "start": start})
+    start = _located(settings.start, "model", "model_base", "projector")
+    if start.parts is not None:
+        start = start.model_copy(update={"parts": _located(start.parts, *type(start.parts).model_fields)})
+    more = {
+        "start": start,
+        "cache": _located(settings.cache, "folder"),
+        "validation": _located(settings.validation, "eval_root"),
+    }
+    return settings.model_copy(update={"out": local(settings.out), **more})
+
+
+def _located(group: S, *names: str) -> S:
+    """A group of settings with these of its paths made absolute, where they are given."""
+    paths = {name: local(value) for name in names if (value := getattr(group, name)) is not None}
+    return group.model_copy(update=paths)
 
 
 def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -> None:
