@@ -73,7 +73,8 @@ def packed(lengths: Sequence[int], most: int) -> list[tuple[int, ...]]:
     """Packs samples into rows of at most ``most`` tokens: the longest first, each where it leaves least room.
 
     Returns:
-        the places in ``lengths`` that share a row; rows, and the places in each, in ascending order.
+        the places in ``lengths`` that share a row, ascending; the rows in the order of their longest samples'
+        places, so that these stay near the rank that they were laid out for (``blocks.py``).
     """
     rows: list[list[int]] = []
     free: list[tuple[int, int]] = []  # room left and number of each row, ascending
@@ -86,7 +87,7 @@ def packed(lengths: Sequence[int], most: int) -> list[tuple[int, ...]]:
             room, row = free.pop(at)
         rows[row].append(place)
         bisect.insort(free, (room - lengths[place], row))
-    return sorted(tuple(sorted(row)) for row in rows)
+    return [tuple(sorted(row)) for row in sorted(rows)]  # the longest is still the first
 
 
 def share(rows: int, rank: int, world: int) -> range:

@@ -64,6 +64,7 @@ class Examples:
         self.look = loaded.look(settings.image_aspect, settings.pixels)
         self._frames = loaded.family.frames(loaded.config)
         self._placeholders = {v.token_id for v in self.chat.visual.values()}
+        self._tokens = np.zeros(len(mixture), np.int32)  # 0: not counted yet
         threads = threads or max(1, min(MOST_THREADS, int(settings.workers.cpus)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
 
@@ -76,8 +77,11 @@ class Examples:
         return list(self._map(lambda number: self.example(number, epoch), numbers))
 
     def tokens(self, numbers: Sequence[int]) -> list[int]:
-        """How many positions each sample takes; no medium is looked at."""
-        return list(self._map(lambda number: len(self._fitted(self.mixture.sample(number))[0].ids), numbers))
+        """How many positions each sample takes; no medium is looked at, and nothing is counted twice."""
+        missing = [n for n in dict.fromkeys(numbers) if not self._tokens[n]]
+        for number, count in zip(missing, self._map(self._count, missing), strict=True):
+            self._tokens[number] = count
+        return [int(self._tokens[n]) for n in numbers]
 
     def example(self, number: int, epoch: int | None = None) -> Example:
         """One example, as it is trained on in an epoch; None: as it is evaluated.
@@ -125,6 +129,9 @@ class Examples:
         if not short.learned:
             return NOTHING, False, f"no answer is left within max_tokens={most}"
         return short, True, ""
+
+    def _count(self, number: int) -> int:
+        return len(self._fitted(self.mixture.sample(number))[0].ids)
 
     def _mirrored(self, id: str, epoch: int) -> bool:
         chance = self._settings.flip

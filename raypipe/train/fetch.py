@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from raypipe.train.collate import share
 from raypipe.train.mixture import Mixture
 from raypipe.train.order import Order
+
+Own = Callable[[Sequence[int]], Sequence[int]]
 
 HELD_RANKS = 8  # ranks of a node, at most, whose coming rows must fit into its cache together
 
@@ -21,12 +23,12 @@ class Fetcher:
     rows are fetched at once, by few requests; the next window's while this one is trained on.
 
     Args:
+        own: the samples of a global batch -> those that this rank computes.
         limit: bytes of the cache; a window that does not fit twice, for all ranks, is fetched in pieces.
     """
 
-    def __init__(self, mixture: Mixture, order: Order, rank: int, world: int, limit: int, last: int) -> None:
-        self._mixture, self._order = mixture, order
-        self._rank, self._world, self._last = rank, world, last
+    def __init__(self, mixture: Mixture, order: Order, own: Own, world: int, limit: int, last: int) -> None:
+        self._mixture, self._order, self._own, self._last = mixture, order, own, last
         self._room = limit // (4 * min(world, HELD_RANKS))
         self._needed, self._stop = not mixture.is_local, threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fetch")
@@ -65,9 +67,7 @@ class Fetcher:
         window = self._order.together(first)
         needed: np.ndarray = np.zeros(0, np.int64)
         for step in range(first, min(window.stop, self._last)):
-            numbers = self._order.batch(step)
-            mine = share(len(numbers), self._rank, self._world)
-            more = np.union1d(needed, columns.rows_of(numbers[mine.start : mine.stop]))
+            more = np.union1d(needed, columns.rows_of(self._own(self._order.batch(step))))
             if step > first and int(columns.row_length[more].sum()) > self._room:
                 return range(first, step), needed
             needed = more

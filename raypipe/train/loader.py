@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
@@ -12,7 +12,7 @@ from raypipe.settings import StageSettings
 from raypipe.train.examples import Examples
 from raypipe.train.fetch import Fetcher
 from raypipe.train.order import Order
-from raypipe.train.work import Work, Worker, work_of
+from raypipe.train.work import Work, Worker, own, work_of
 
 CLOSE_S = 30.0  # so long a fault waits for what the loader is just doing
 T = TypeVar("T")
@@ -37,12 +37,15 @@ class Steps:
         self._examples, self._order, self._worker = examples, order, worker
         self._micro, self._dtype = settings.micro_batch, dtype
         limit = int(settings.cache.gib * (1 << 30))
-        self._fetcher = Fetcher(examples.mixture, order, worker.rank, worker.world, limit, last)
+        self._fetcher = Fetcher(examples.mixture, order, self._own, worker.world, limit, last)
 
     def __call__(self, step: int) -> Work:
         self._fetcher.before(step)
         numbers, epoch = self._order.batch(step), self._order.epoch_of(step)
         return work_of(self._examples, numbers, self._worker, self._micro, self._dtype, epoch=epoch)
+
+    def _own(self, numbers: Sequence[int]) -> list[int]:
+        return own(self._examples, numbers, self._worker.rank, self._worker.world)
 
     def close(self) -> None:
         """Stops what is fetched and decoded for steps that nobody takes any more."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from raypipe.model.splice import Batch
-from raypipe.train.collate import collate, packed, shares
+from raypipe.train.collate import collate, packed, share, shares
 from raypipe.train.examples import STAND_IN, Example, Examples
 from raypipe.train.metrics import Sink
 
@@ -64,10 +64,7 @@ def work_of(
         numbers: of the samples of the global batch, by slot.
         epoch: of the step: what is drawn for a sample depends on it; None draws nothing (no flip).
     """
-    if examples.packing:
-        rows = packed(examples.tokens(numbers), examples.max_tokens)
-    else:
-        rows = [(slot,) for slot in range(len(numbers))]
+    rows = rows_of(examples, numbers)
     cuts = shares(len(rows), worker.rank, worker.world, micro)
     slots = [slot for cut in cuts for row in cut for slot in rows[row]]
     made = dict(zip(slots, examples.many([numbers[slot] for slot in slots], epoch), strict=True))
@@ -79,6 +76,19 @@ def work_of(
     seen = tuple(Seen(slot, e.number, e.id, _state(e)) for slot, e in sorted(made.items()))
     counted = [s.state for s in seen]
     return Work(batches, tuple(numbers), counted.count(CUT), counted.count(DROPPED), seen)
+
+
+def rows_of(examples: Examples, numbers: Sequence[int]) -> list[tuple[int, ...]]:
+    """The slots of a global batch that share a row; the same on every rank."""
+    if examples.packing:
+        return packed(examples.tokens(numbers), examples.max_tokens)
+    return [(slot,) for slot in range(len(numbers))]
+
+
+def own(examples: Examples, numbers: Sequence[int], rank: int, world: int) -> list[int]:
+    """The samples of a global batch that a rank computes."""
+    rows = rows_of(examples, numbers)
+    return [numbers[slot] for row in share(len(rows), rank, world) for slot in rows[row]]
 
 
 def _state(example: Example) -> str:

@@ -129,7 +129,8 @@ def many(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("many")
     records = [{"conversations": talk(f"What is {n}?", "A number.")} for n in range(20)]
     for number in range(96):
-        write_image(root / f"data/more/i{number:03d}.png", number % 50)
+        file = write_image(root / f"data/more/i{number:03d}.png", number % 50)
+        os.utime(file, (1e9, 1e9))  # a medium's key, and with it the order of the shards, depends on it
         for asked in ("What is it?", "What colour does it have, then, and which number?"):
             records.append(
                 {"image": f"more/i{number:03d}.png", "conversations": talk(f"<image>\n{asked}", "Blue.")}
@@ -165,7 +166,7 @@ def stage(data: str, folder: Path, **more) -> StageSettings:
     }
     cache = {"folder": str(folder), "gib": 1.0}
     return StageSettings.model_validate(
-        {**base, "cache": cache, "global_batch": 16, "shuffle_window": 64, **more}
+        {**base, "cache": cache, "global_batch": 8, "shuffle_window": 64, **more}
     )
 
 
@@ -195,29 +196,31 @@ def epoch_of(chosen: StageSettings, rank: int, world: int, last: int | None = No
         ahead.close()
 
 
-@pytest.mark.parametrize("grouped", [False, True])
+# Packing puts samples of one medium into rows of several nodes: each of the two may be read on its own.
+@pytest.mark.parametrize(
+    ("more", "most"),
+    [({}, 1.1), ({"group_by_length": True}, 1.1), ({"packing": True, "max_tokens": 60}, 2.0)],
+)
 def test_an_epoch_from_s3_reads_each_medium_about_once_by_few_requests(
-    many, remote, proxy, tmp_path, grouped
+    many, remote, proxy, tmp_path, more, most
 ):
     """Two nodes of two ranks each, every node with its own cache; the same batches as from local disk."""
     total = rows = 0
     for rank in range(4):
-        chosen = stage(remote, tmp_path / f"node{rank // 2}", group_by_length=grouped, shuffle_window=256)
+        chosen = stage(remote, tmp_path / f"node{rank // 2}", shuffle_window=256, **more)
         mixture, works = epoch_of(chosen, rank, 4)
-        local = epoch_of(
-            stage(str(many), tmp_path / "unused", group_by_length=grouped, shuffle_window=256), rank, 4
-        )[1]
+        local = epoch_of(stage(str(many), tmp_path / "unused", shuffle_window=256, **more), rank, 4)[1]
         for ours, theirs in zip(works, local, strict=True):
             assert ours.seen == theirs.seen
             for a, b in zip(ours.batches, theirs.batches, strict=True):
                 assert all(torch.equal(a.pixels[k], b.pixels[k]) for k in b.pixels)
         total, rows = int(mixture.columns.row_length.sum()), len(mixture.columns.row_length)
     fetched = media_bytes(proxy)
-    assert total * 0.99 <= sum(fetched) <= 1.1 * total
-    assert len(fetched) <= 0.6 * rows
+    assert total * 0.99 <= sum(fetched) <= most * total
+    assert len(fetched) <= 0.6 * rows * most
     assert not (tmp_path / "unused").exists()
     before = len(fetched)
-    epoch_of(stage(remote, tmp_path / "node0", group_by_length=grouped, shuffle_window=256), 0, 4)
+    epoch_of(stage(remote, tmp_path / "node0", shuffle_window=256, **more), 0, 4)
     assert len(media_bytes(proxy)) == before  # all of it is kept
 
 
