@@ -145,7 +145,7 @@ def main(rank: int, zero: int, folder: Path, cells: list[str]) -> None:
 
     deepspeed.initialize = sharing
     torch.distributed.init_process_group(
-        "gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=120)
     )
     result, file = {}, folder / f"rank{rank}.json"
 

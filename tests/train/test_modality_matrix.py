@@ -4,15 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.train.modality_ranks import KINDS, RATES
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(280)]
-LIMIT_S = 200
-"""A rank that waits for the other is ended by gloo after 60 s; the pair of them by this, in any case."""
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(500)]
+LIMIT_S = 400
+"""A rank that waits for the other is ended by gloo after 120 s; the pair of them by this, in any case."""
 
 
 def run_pair(zero: int, folder: Path) -> tuple[dict, list[int], str]:
@@ -28,9 +29,10 @@ def run_pair(zero: int, folder: Path) -> tuple[dict, list[int], str]:
             ranks.append(
                 subprocess.Popen([*command, *arguments], cwd=root, env=environment, stdout=out, stderr=out)
             )
+    end = time.monotonic() + LIMIT_S
     try:
         for process in ranks:
-            process.wait(LIMIT_S)
+            process.wait(max(1.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         pass
     finally:
