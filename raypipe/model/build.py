@@ -188,7 +188,8 @@ def load_model(
     family = family_of(config)
     with _readable(folder):
         model, told = family.cls.from_pretrained(folder, dtype=DTYPES[precision], output_loading_info=True)
-    odd = sorted(told["missing_keys"]) or sorted(told["unexpected_keys"])
+    odd = sorted(told["missing_keys"])
+    odd = odd or sorted(k for k in told["unexpected_keys"] if not k.endswith(original.DERIVED))
     if odd:
         said = "lacks weights" if told["missing_keys"] else "has weights without a place in the model"
         raise RequestError(f"{folder} {said}: {len(odd)}, such as {', '.join(odd[:3])}")

@@ -190,6 +190,8 @@ def test_a_folder_that_is_no_run(capsys, tmp_path, argv):
         (["ask", "--model", "m", "--max-new-tokens", "many", "a.mp4", "q"], "max_new_tokens"),
         (["merge", "--adapter", "a", "--model-base", "b"], "--out is missing"),
         (["merge", "--adapter", "/no/a", "--model-base", "/no/b", "--out", "o"], "no such model folder"),
+        (["merge", "--adapter", "a", "--out", "o"], "--model-base is missing"),
+        (["merge", "--adapter", "a", "--out", "o", "--layout", "gguf"], "no layout 'gguf'"),
         (["compare", "a"], "two evaluation runs"),
         (["verify"], "exactly one RUN"),
         (["report"], "which runs"),

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 
 from raypipe.errors import RequestError
@@ -144,6 +145,25 @@ def test_weights_that_are_cut_short_are_refused(tmp_path, tiny_folder):
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(RequestError, match="m"):
         load_model(str(tmp_path / "m"))
+
+
+def test_an_export_with_keys_amiss_is_refused(tmp_path, tiny_folder):
+    """transformers would fill in random weights, with a line in the log."""
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    known = load_file(tmp_path / "m/model.safetensors")
+    for tensors, said in (
+        (
+            {k: t for k, t in known.items() if not k.endswith("linear_1.bias")},
+            r"lacks weights: 1, such as model.multi_modal_projector.linear_1.bias",
+        ),
+        ({**known, "model.more": torch.zeros(2)}, r"without a place in the model: 1, such as model\.more"),
+    ):
+        save_file(tensors, tmp_path / "m/model.safetensors", {"format": "pt"})
+        with pytest.raises(RequestError, match=said):
+            load_model(str(tmp_path / "m"))
+    buffer = {**known, "model.image_tower.embeddings.position_ids": torch.arange(5.0)}
+    save_file(buffer, tmp_path / "m/model.safetensors", {"format": "pt"})
+    load_model(str(tmp_path / "m"))
 
 
 def test_a_model_is_named_by_its_content(tmp_path, tiny_folder):

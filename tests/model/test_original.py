@@ -1,12 +1,14 @@
 """Checkpoints in the reference's layouts: read whole, in parts and as results; written back."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from raypipe.cli import main
 from raypipe.errors import RequestError
 from raypipe.evaluate.ask import ask
 from raypipe.model.build import from_parts, load_model, save_model, with_projector
@@ -161,8 +163,11 @@ def test_a_lora_result_goes_round(originals, tmp_path):
 
 
 def test_merge_writes_the_original_layout(originals, tmp_path):
-    out = merge(originals.lora, originals.llm, str(tmp_path / "merged"), "original")
-    close(logits(load_model(str(out))), naive_logits(with_lora(originals)))
+    out = str(tmp_path / "merged")
+    said = ["merge", "--adapter", originals.lora, "--model-base", originals.llm, "--out", out]
+    assert main([*said, "--layout", "original"]) == 0
+    assert json.loads(Path(out, "config.json").read_text())["model_type"] == "llava"
+    close(logits(load_model(out)), naive_logits(with_lora(originals)))
     again = merge(originals.whole, None, str(tmp_path / "whole"), "original")
     close(logits(load_model(str(again))), naive_logits(originals.tensors))
     with pytest.raises(RequestError, match="no layout 'gguf'"):
@@ -176,9 +181,31 @@ def test_transformers_videollava_has_no_place_in_the_original_layout(tiny_folder
 
 def test_a_question_is_answered_by_what_the_reference_left(originals, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 16)
-    said = [ask(originals.whole, None, str(clip), "what moves", 4)]
+    said = [ask(originals.whole, None, str(clip), "what moves", 24)]
     said += [
-        ask(originals.lora, below, str(clip), "what moves", 4) for below in (originals.llm, originals.whole)
+        ask(originals.lora, below, str(clip), "what moves", 24) for below in (originals.llm, originals.whole)
     ]
     assert said[1] == said[2]
     assert said[0] != said[1]
+
+
+def test_words_and_logits_that_share_a_weight(originals, tmp_path):
+    """A language model that is saved without lm_head, as small Llamas are."""
+    llm = Path(shutil.copytree(originals.llm, tmp_path / "llm"))
+    body = json.loads((llm / "config.json").read_text())
+    (llm / "config.json").write_text(json.dumps({**body, "tie_word_embeddings": True}))
+    found: dict = {}
+    for file in llm.glob("pytorch_model*"):
+        found |= torch.load(file, weights_only=True) if file.suffix == ".bin" else {}
+        file.unlink()
+    save_file({k: t for k, t in found.items() if k != "lm_head.weight"}, llm / "model.safetensors")
+    tied = from_parts(
+        parts_of(originals, language_model=str(llm), projector=f"{originals.stage1}/mm_projector.bin"), 0
+    )
+    assert tied.model.lm_head.weight is tied.model.get_input_embeddings().weight
+    save_model(tied, tied.card, tmp_path / "saved")
+    expected = naive_logits(
+        {**originals.tensors, "lm_head.weight": originals.tensors["model.embed_tokens.weight"]}
+    )
+    for loaded in (tied, load_model(str(tmp_path / "saved"))):
+        close(logits(loaded), expected)
