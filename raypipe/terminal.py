@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 QUIET_S = 30.0
 
@@ -68,13 +68,14 @@ class Step:
         """Shows what tells its own line."""
         self.note(state.line())
 
-    def training(self, row: dict[str, float]) -> None:
+    def training(self, row: dict[str, Any]) -> None:
         """Shows a row of metrics.jsonl."""
         speed = row["tokens"] / row["step_s"] if row["step_s"] else 0.0
         waits = 100 * row["data_wait_s"] / row["step_s"] if row["step_s"] else 0.0
         self.note(
             f"step {row['step']:.0f}/{row['steps']:.0f}, loss {row['loss']:.4f}, rate {row['lr']:.2e}, "
             f"{speed:,.0f} tokens/s, data wait {waits:.0f} %"
+            + (f"; {row['validation']}" if row.get("validation") else "")
         )
 
     def _repeat(self) -> None:

@@ -130,6 +130,7 @@ class Validation(Settings):
     gpus: float = how(0, ge=0)
     metric: str = "loss"  # what "best" goes by: loss, or BENCHMARK.METRIC
     mode: Literal["min", "max"] = "min"
+    wait: bool = how(False)  # training goes on only when its checkpoint is scored (a search does so)
 
     @pydantic.model_validator(mode="after")
     def _root(self) -> Validation:

@@ -16,6 +16,7 @@ from raypipe.model.splice import Batch
 from raypipe.settings import StageSettings
 from raypipe.store.files import Store
 from raypipe.train import engine as ds
+from raypipe.train import scored
 from raypipe.train.checkpoints import Checkpoints
 from raypipe.train.collate import Row, collate, shares
 from raypipe.train.examples import Examples
@@ -79,6 +80,7 @@ def train_on_rank(
                 log.flush()
                 status.at("checkpoint")
                 _checkpoint(engine, checkpoints, done)
+                scored.hold(Store(settings.out), done, settings, plan.steps, status)
     finally:
         ahead.close()
     log.flush()

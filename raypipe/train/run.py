@@ -10,24 +10,35 @@ from concurrent.futures import Future
 from typing import Any
 
 from raypipe.cluster import require, unwrapped
-from raypipe.errors import RaypipeError, RequestError
+from raypipe.errors import RaypipeError, RequestError, StoppedError
 from raypipe.settings import StageSettings, local
 from raypipe.store.run import Manifest, Run
+from raypipe.train import scored
 from raypipe.train.plan import StagePlan, plan_stage
+from raypipe.train.stop import Stop, trainer_that_stops
+from raypipe.train.validate import check_validation, validating
 
 StepProgress = Callable[[dict[str, Any]], None]
 
 
-def train(settings: StageSettings, *, progress: StepProgress | None = None) -> dict[str, Any]:
+def train(
+    settings: StageSettings, *, progress: StepProgress | None = None, stop: Stop | None = None
+) -> dict[str, Any]:
     """Trains one stage to its end; a finished stage is left as it is.
 
     Args:
         progress: called with the newest row of metrics.jsonl about once a second.
+        stop: with it the stage can be ended from another thread, which then also lets workers go that wait
+            for a score.
 
     Returns:
         the manifest's totals and facts.
+
+    Raises:
+        StoppedError: it was stopped; the same settings continue it.
     """
     settings = _absolute(settings)
+    check_validation(settings)
     plan = plan_stage(settings)
     run = Run.start(settings.out, "train", settings)
     if not run.complete:
@@ -36,8 +47,8 @@ def train(settings: StageSettings, *, progress: StepProgress | None = None) -> d
             settings.workers.num * settings.workers.gpus,
             "the stage",
         )
-        with _watching(run, progress):
-            _fit(plan, settings)
+        with _watching(run, progress) as tell, validating(run, plan, settings, tell, led=stop is not None):
+            _fit(plan, settings, stop)
         _commit(run, plan, settings)
     manifest = run.manifest
     return {**manifest["totals"], **manifest["facts"], "model": f"{settings.out}/model"}
@@ -51,13 +62,13 @@ def _absolute(settings: StageSettings) -> StageSettings:
     return settings.model_copy(update={"out": local(settings.out), "start": start})
 
 
-def _fit(plan: StagePlan, settings: StageSettings) -> None:
+def _fit(plan: StagePlan, settings: StageSettings, stop: Stop | None) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers = settings.workers
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
-    trainer = TorchTrainer(
+    trainer = (trainer_that_stops(stop) if stop else TorchTrainer)(
         _on_worker,
         train_loop_config={"plan": plan, "settings": settings.model_dump(mode="json")},
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo", timeout_s=600),
@@ -71,11 +82,18 @@ def _fit(plan: StagePlan, settings: StageSettings) -> None:
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    with unwrapped(f"train {settings.name}"):
-        _interruptibly(trainer.fit)
+    try:
+        with unwrapped(f"train {settings.name}"):
+            interruptibly(trainer.fit)
+    except RaypipeError:
+        if stop and stop.asked:
+            raise StoppedError(
+                f"train {settings.name} was stopped", "the same command continues it"
+            ) from None
+        raise
 
 
-def _interruptibly(work: Callable[[], Any]) -> None:
+def interruptibly(work: Callable[[], Any]) -> None:
     """Does the work in a thread of its own, so that Ctrl-C and a stop of the job reach us.
 
     In the main thread Ray Train takes over SIGINT and ends the process itself, with exit code 1.
@@ -116,7 +134,12 @@ def _on_worker(config: dict[str, Any]) -> None:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    checkpoints = Checkpoints(Store(settings.out), rank, world, settings.checkpoint.keep, gather)
+    store = Store(settings.out)
+
+    def protect(steps: list[int]) -> set[int]:
+        return scored.protected(store, steps, settings)
+
+    checkpoints = Checkpoints(store, rank, world, settings.checkpoint.keep, gather, protect)
     train_on_rank(config["plan"], settings, Worker(rank, world, device), checkpoints, Status())
 
 
@@ -127,10 +150,10 @@ def _commit(run: Run, plan: StagePlan, settings: StageSettings) -> None:
     rows = [json.loads(line) for line in run.store.read("metrics.jsonl").decode().splitlines()]
     manifest = Manifest(
         kind="train",
-        files=[run.entry(n, 0) for n in [*names, "metrics.jsonl"]],
+        files=[run.entry(n, 0) for n in [*names, "metrics.jsonl", *scored.files(run.store)]],
         totals={"inputs": plan.samples, "steps": plan.steps},
         parents=[*plan.parents, *_starting_point(settings)],
-        software=_software(),
+        software=software(),
         facts={
             "first_loss": rows[0]["loss"],
             "last_loss": rows[-1]["loss"],
@@ -149,7 +172,7 @@ def _starting_point(settings: StageSettings) -> list[dict[str, str]]:
         return [{"run": settings.start.model, "kind": "model", "manifest_sha256": ""}]
 
 
-def _software() -> dict[str, str]:
+def software() -> dict[str, str]:
     from importlib.metadata import version
 
     return {p: version(p) for p in ("torch", "transformers", "deepspeed", "peft", "ray")}
@@ -161,10 +184,15 @@ class _watching:
     def __init__(self, run: Run, progress: StepProgress | None) -> None:
         self._run, self._progress, self._stop = run, progress, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._said = ""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Callable[[str], None]:
         if self._progress:
             self._thread.start()
+        return self._say
+
+    def _say(self, line: str) -> None:
+        self._said = line
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
@@ -181,4 +209,4 @@ class _watching:
         if self._progress and store.exists("metrics.jsonl"):
             lines = store.read("metrics.jsonl").decode().splitlines()
             if lines:
-                self._progress(json.loads(lines[-1]))
+                self._progress(json.loads(lines[-1]) | ({"validation": self._said} if self._said else {}))
