@@ -17,8 +17,10 @@ from raypipe.settings.stage import (
     Validation,
     Workers,
 )
+from raypipe.settings.tune import Axis, TuneSettings
 
 __all__ = [
+    "Axis",
     "Cache",
     "Checkpoints",
     "DatasetSettings",
@@ -38,6 +40,7 @@ __all__ = [
     "StageSettings",
     "Start",
     "StartParts",
+    "TuneSettings",
     "Validation",
     "Workers",
     "build",
