@@ -27,6 +27,10 @@ VERBS = {
     "prepare": ("DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
     "plan": ("DATASET.yaml [key=value ...]", "what prepare would do, take and write; starts nothing"),
     "train": ("STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
+    "tune": (
+        "SEARCH.yaml [key=value ...]",
+        "a search over a stage's settings; the same command continues it",
+    ),
     "evaluate": (
         "[yaml] --model M [--model-base B] --benchmarks all|a,b --eval-root DIR --out RUN",
         "predictions, verdicts and scores; resumes by itself",

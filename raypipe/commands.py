@@ -13,6 +13,7 @@ from raypipe.settings import (
     EvaluateSettings,
     JudgeSettings,
     StageSettings,
+    TuneSettings,
     build,
     load,
     local,
@@ -85,6 +86,22 @@ def train(request: Request) -> int:
     losses = f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}"
     text = f"{result['steps']} steps, {losses}, model in {result['model']}"
     show(result, text, request.json)
+    return 0
+
+
+def tune(request: Request) -> int:
+    from raypipe.cluster import connected
+    from raypipe.settings.tune import stage_of
+    from raypipe.train.tune import PLOT, render
+    from raypipe.train.tune import tune as run
+
+    settings = load(TuneSettings, request.yaml(), request.settings)
+    stage = stage_of(settings)
+    with connected(quiet=True, dashboard=_dashboard()):
+        settings = settings.model_copy(update={"stage": _prepare_first(stage), "set": {}})
+        with Step(f"tune {settings.name}") as step:
+            result = run(settings, progress=step.note)
+    show(result, f"{render(result)}\n{local(settings.out)}/{PLOT}", request.json)
     return 0
 
 

@@ -126,6 +126,7 @@ def training_line(row: dict[str, Any], width: int) -> str:
         (4, f"MFU {number('mfu', '.1%')}"),
         (3, f"data wait {number('data_wait', '.0%')}"),
         (1, f"{duration(left)} left" if left is not None else ""),
+        (7, row.get("validation", "")),
     ]
     kept = [(order, text) for order, text in parts if text]
     while len(line := ", ".join(text for _, text in kept)) > width:

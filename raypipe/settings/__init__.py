@@ -16,9 +16,12 @@ from raypipe.settings.stage import (
     StartParts,
     Validation,
     Workers,
+    located,
 )
+from raypipe.settings.tune import Axis, TuneSettings
 
 __all__ = [
+    "Axis",
     "Cache",
     "Checkpoints",
     "DatasetSettings",
@@ -38,6 +41,7 @@ __all__ = [
     "StageSettings",
     "Start",
     "StartParts",
+    "TuneSettings",
     "Validation",
     "Workers",
     "build",
@@ -46,5 +50,6 @@ __all__ = [
     "identity",
     "load",
     "local",
+    "located",
     "read_yaml",
 ]

@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 from pydantic import Field
 
-from raypipe.settings.base import Settings, how
+from raypipe.settings.base import S, Settings, how, local
 
 
 class StartParts(Settings):
@@ -130,6 +130,7 @@ class Validation(Settings):
     gpus: float = how(0, ge=0)
     metric: str = "loss"  # what "best" goes by: loss, or BENCHMARK.METRIC
     mode: Literal["min", "max"] = "min"
+    wait: bool = how(False)  # training goes on only when its checkpoint is scored (a search does so)
 
     @pydantic.model_validator(mode="after")
     def _root(self) -> Validation:
@@ -174,3 +175,22 @@ class StageSettings(Settings):
     workers: Workers = how(Workers())
     checkpoint: Checkpoints = how(Checkpoints())
     cache: Cache = how(Cache())
+
+
+def located(settings: StageSettings) -> StageSettings:
+    """The settings with all paths absolute: in workers, tasks and trials the working directory is another."""
+    start = _with_paths(settings.start, "model", "model_base", "projector")
+    if start.parts is not None:
+        start = start.model_copy(update={"parts": _with_paths(start.parts, *type(start.parts).model_fields)})
+    more = {
+        "start": start,
+        "mixture": [_with_paths(part, "data") for part in settings.mixture],
+        "cache": _with_paths(settings.cache, "folder"),
+        "validation": _with_paths(settings.validation, "eval_root"),
+    }
+    return _with_paths(settings, "out").model_copy(update=more)
+
+
+def _with_paths(group: S, *names: str) -> S:
+    paths = {name: local(value) for name in names if (value := getattr(group, name)) is not None}
+    return group.model_copy(update=paths)

@@ -10,7 +10,15 @@ import pyarrow as pa
 
 from raypipe.errors import DamageError, RequestError
 from raypipe.records import INDEX_SCHEMA, MEDIA_SCHEMA, PREDICTION_SCHEMA, SAMPLE_SCHEMA, THUMBS_SCHEMA
-from raypipe.settings import DatasetSettings, EvaluateSettings, Settings, StageSettings, build, identity
+from raypipe.settings import (
+    DatasetSettings,
+    EvaluateSettings,
+    Settings,
+    StageSettings,
+    TuneSettings,
+    build,
+    identity,
+)
 from raypipe.store.run import COMMIT, MANIFEST, QUARANTINE, SETTINGS, Run
 from raypipe.store.shards import Shard, sha256
 from raypipe.store.verify_prepare import INDEX, Places, check_media_totals, check_unit, source_hashes
@@ -30,12 +38,22 @@ DATA_FOLDERS = (
     "predictions",
     "thumbs",
     "model",
+    "validation",
 )  # all in them is listed
-DATA_FILES = ("index.arrow", "metrics.jsonl")
+DATA_FILES = (
+    "index.arrow",
+    "metrics.jsonl",
+    "validation.jsonl",
+    "best.json",
+    "trials.jsonl",
+    "search.json",
+    "search.svg",
+)
 SETTINGS_OF: dict[str, type[Settings]] = {
     "prepare": DatasetSettings,
     "train": StageSettings,
     "evaluate": EvaluateSettings,
+    "tune": TuneSettings,
 }
 
 
@@ -206,7 +224,7 @@ def _check_listing(run: Run, manifest: dict[str, Any], proof: Proof) -> None:
 def _check_counts(run: Run, manifest: dict[str, Any], proof: Proof, keys: set[str]) -> None:
     totals = manifest["totals"]
     proof.inputs = totals.get("inputs", 0)
-    if "quarantined" not in totals and manifest["kind"] == "train":
+    if "quarantined" not in totals and manifest["kind"] in ("train", "tune"):
         return
     if totals["inputs"] != totals["ok"] + totals["quarantined"]:
         proof.damage.append(f"totals: {json.dumps(totals, sort_keys=True)} do not add up")

@@ -29,12 +29,20 @@ class Checkpoints:
         rank, world: this rank and how many there are.
         keep: how many committed checkpoints stay.
         gather: collects one value from each rank on all ranks (a barrier, too).
+        protect: of the committed steps, those that must stay however many there are.
     """
 
     def __init__(
-        self, store: Store, rank: int, world: int, keep: int, gather: Callable[[Any], list[Any]] | None = None
+        self,
+        store: Store,
+        rank: int,
+        world: int,
+        keep: int,
+        gather: Callable[[Any], list[Any]] | None = None,
+        protect: Callable[[list[int]], set[int]] | None = None,
     ) -> None:
         self._store, self._rank, self._world, self._keep = store, rank, world, keep
+        self._protect = protect or (lambda steps: set())
         self._gather = gather or (lambda value: [value])
 
     def commit(self, folder: Path, step: int) -> None:
@@ -109,9 +117,12 @@ class Checkpoints:
 
     def _forget(self) -> None:
         """Removes what is older than the checkpoints to keep: the record first, then its files."""
-        kept = {n.removesuffix(".json") for n in self._records()[-self._keep :]}
-        for name in self._records()[: -self._keep]:
-            self._store.delete(name)
+        found = {int(n.removesuffix(".json").rpartition("-")[2]): n for n in self._records()}
+        protected = self._protect(list(found)) | set(list(found)[-self._keep :])
+        kept = {n.removesuffix(".json") for step, n in found.items() if step in protected}
+        for step, name in found.items():
+            if step not in protected:
+                self._store.delete(name)
         for name in self._store.list(FOLDER):
             if "/".join(name.split("/")[:2]).removesuffix(".json") not in kept:
                 self._store.delete(name)

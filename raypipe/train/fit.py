@@ -10,12 +10,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from raypipe.cluster import unwrapped
-from raypipe.errors import RaypipeError
+from raypipe.errors import RaypipeError, StoppedError
 from raypipe.settings import StageSettings
 from raypipe.store.files import Store
 from raypipe.train.board import Watched, unpacked
 from raypipe.train.plan import StagePlan
 from raypipe.train.stalls import Limits
+from raypipe.train.stop import Stop, trainer_that_stops
 
 if TYPE_CHECKING:
     from raypipe.train.monitor import Monitor, Tell
@@ -25,13 +26,15 @@ SLACK_S = 60  # a collective waits this much longer than a stall takes to be rep
 RESIZE_S = 600.0  # a new start loses what lies behind the last checkpoint, so growth may wait
 
 
-def fit(plan: StagePlan, settings: StageSettings, tell: Tell) -> Watched:
+def fit(plan: StagePlan, settings: StageSettings, tell: Tell, stop: Stop | None = None) -> Watched:
     """Trains until the last checkpoint is there; what can be retried is, ``workers.max_failures`` times.
 
     Args:
         tell: called with a line for the user when workers stall or start again.
+        stop: with it another thread can end the workers.
 
     Raises:
+        StoppedError: it was ended by ``stop``.
         RaypipeError: the workers' own error, or one that names the rank that ended and how.
     """
     from raypipe.train.monitor import Monitor
@@ -40,11 +43,14 @@ def fit(plan: StagePlan, settings: StageSettings, tell: Tell) -> Watched:
     name = f"{settings.name}-{uuid.uuid4().hex[:8]}"
     limits = Limits(workers.stall_s, workers.start_s)
     with Monitor(f"raypipe-board-{name}", Store(settings.out), limits, tell) as monitor:
-        trainer = _trainer(plan, settings, name, monitor.board_name)
+        trainer = _trainer(plan, settings, name, monitor.board_name, stop)
         with unwrapped(f"train {settings.name}"):
             try:
-                _interruptibly(trainer.fit)
+                interruptibly(trainer.fit)
             except Exception as fault:
+                if stop and stop.asked:
+                    remedy = "the same command continues it"
+                    raise StoppedError(f"train {settings.name} was stopped", remedy) from None
                 _explain(monitor, settings, fault)
                 raise
         if plain := _view(monitor)["fault"]:  # an attempt that saw it ended without an error of its own
@@ -52,7 +58,7 @@ def fit(plan: StagePlan, settings: StageSettings, tell: Tell) -> Watched:
         return monitor.seen
 
 
-def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str) -> Any:
+def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str, stop: Stop | None) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -62,7 +68,7 @@ def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str) ->
     workers = settings.workers
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     patience = int(max(workers.stall_s, workers.start_s)) + SLACK_S
-    return TorchTrainer(
+    return (trainer_that_stops(stop) if stop else TorchTrainer)(
         on_worker,
         train_loop_config={"plan": plan, "settings": settings.model_dump(mode="json"), "board": board},
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo", timeout_s=patience),
@@ -82,7 +88,7 @@ def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str) ->
     )
 
 
-def _interruptibly(work: Callable[[], Any]) -> None:
+def interruptibly(work: Callable[[], Any]) -> None:
     """Does the work in a thread of its own, so that Ctrl-C and a stop of the job reach us.
 
     In the main thread Ray Train takes over SIGINT and ends the process itself, with exit code 1.

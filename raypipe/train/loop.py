@@ -17,6 +17,7 @@ from raypipe.records import MediumKind
 from raypipe.settings import StageSettings
 from raypipe.store.files import Store
 from raypipe.train import engine as ds
+from raypipe.train import scored
 from raypipe.train.checkpoints import Checkpoints
 from raypipe.train.examples import Examples
 from raypipe.train.export import export
@@ -67,6 +68,7 @@ def train_on_rank(
                 log.flush()
                 status.at("checkpoint")
                 _checkpoint(engine, checkpoints, done)
+                scored.hold(Store(settings.out), done, settings, plan.steps, status)
     finally:
         ahead.close()
         log.close()

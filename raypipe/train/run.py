@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from raypipe.cluster import require
 from raypipe.errors import RaypipeError, RequestError
-from raypipe.settings import Settings, StageSettings, local
+from raypipe.settings import StageSettings, local, located
 from raypipe.store.journal import join, newest
 from raypipe.store.run import Manifest, Run
+from raypipe.train import scored
 from raypipe.train.board import Watched
 from raypipe.train.curves import PICTURE, picture, validation_rows
 from raypipe.train.fit import fit
 from raypipe.train.metrics import METRICS
 from raypipe.train.plan import StagePlan, plan_stage
+from raypipe.train.stop import Stop
+from raypipe.train.validate import check_validation, validating
 
-S = TypeVar("S", bound=Settings)
 StepProgress = Callable[[dict[str, Any]], None]
 log = logging.getLogger(__name__)
 
@@ -28,47 +30,33 @@ def train(
     *,
     progress: StepProgress | None = None,
     tell: Callable[[str], None] = log.warning,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Trains one stage to its end; a finished stage is left as it is.
 
     Args:
         progress: called with the newest row of metrics.jsonl about once a second.
         tell: called with one line when workers stall or start again.
+        stop: with it the stage can be ended from another thread, which then also lets workers go that wait
+            for a score.
 
     Returns:
         the manifest's totals and facts.
     """
-    settings = _absolute(settings)
+    check_validation(settings)
+    settings = located(settings)
     plan = plan_stage(settings)
     run = Run.start(settings.out, "train", settings)
     if not run.complete:
         least = settings.workers.min_num or settings.workers.num
         require(least * settings.workers.cpus, least * settings.workers.gpus, "the stage")
-        with _watching(run, progress):
-            seen = fit(plan, settings, tell)
+        watching, led = _watching(run, progress), stop is not None
+        with watching as say, validating(run, plan, settings, say, led=led):
+            seen = fit(plan, settings, tell, stop)
         # What is made of the last checkpoint outside the workers, the export for one, belongs here.
         _commit(run, plan, settings, seen)
     manifest = run.manifest
     return {**manifest["totals"], **manifest["facts"], "model": f"{settings.out}/model"}
-
-
-def _absolute(settings: StageSettings) -> StageSettings:
-    """Paths that mean the same in the workers, whose working directory is another."""
-    start = _located(settings.start, "model", "model_base", "projector")
-    if start.parts is not None:
-        start = start.model_copy(update={"parts": _located(start.parts, *type(start.parts).model_fields)})
-    more = {
-        "start": start,
-        "cache": _located(settings.cache, "folder"),
-        "validation": _located(settings.validation, "eval_root"),
-    }
-    return settings.model_copy(update={"out": local(settings.out), **more})
-
-
-def _located(group: S, *names: str) -> S:
-    """A group of settings with these of its paths made absolute, where they are given."""
-    paths = {name: local(value) for name in names if (value := getattr(group, name)) is not None}
-    return group.model_copy(update=paths)
 
 
 def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -> None:
@@ -79,10 +67,10 @@ def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -
     run.store.replace(PICTURE, picture(rows, validation_rows(run.store), settings.name))
     manifest = Manifest(
         kind="train",
-        files=[run.entry(n, 0) for n in [*names, f"{METRICS}.jsonl", PICTURE]],
+        files=[run.entry(n, 0) for n in [*names, f"{METRICS}.jsonl", PICTURE, *scored.files(run.store)]],
         totals={"inputs": plan.samples, "steps": plan.steps},
         parents=[*plan.parents, *_starting_point(settings)],
-        software=_software(),
+        software=software(),
         facts=_facts(rows, seen),
     )
     run.commit(manifest)
@@ -122,7 +110,7 @@ def _starting_point(settings: StageSettings) -> list[dict[str, str]]:
         return [{"run": settings.start.model, "kind": "model", "manifest_sha256": ""}]
 
 
-def _software() -> dict[str, str]:
+def software() -> dict[str, str]:
     from importlib.metadata import version
 
     return {p: version(p) for p in ("torch", "transformers", "deepspeed", "peft", "ray")}
@@ -134,10 +122,15 @@ class _watching:
     def __init__(self, run: Run, progress: StepProgress | None) -> None:
         self._run, self._progress, self._stop = run, progress, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._said = ""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Callable[[str], None]:
         if self._progress:
             self._thread.start()
+        return self._say
+
+    def _say(self, line: str) -> None:
+        self._said = line
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
@@ -153,4 +146,4 @@ class _watching:
     def _show(self) -> None:
         row = newest(self._run.store, METRICS)
         if self._progress and row is not None:
-            self._progress(row)
+            self._progress(row | ({"validation": self._said} if self._said else {}))

@@ -65,6 +65,7 @@ def _train(plan: Any, settings: StageSettings, rank: int, world: int, local: int
     import torch
 
     from raypipe.store.files import Store
+    from raypipe.train import scored
     from raypipe.train.checkpoints import Checkpoints
     from raypipe.train.gauges import RayMetrics
     from raypipe.train.loop import Worker, train_on_rank
@@ -78,7 +79,12 @@ def _train(plan: Any, settings: StageSettings, rank: int, world: int, local: int
         torch.distributed.all_gather_object(values, value)
         return values
 
-    checkpoints = Checkpoints(Store(settings.out), rank, world, settings.checkpoint.keep, gather)
+    store = Store(settings.out)
+
+    def protect(steps: list[int]) -> set[int]:
+        return scored.protected(store, steps, settings)
+
+    checkpoints = Checkpoints(store, rank, world, settings.checkpoint.keep, gather, protect)
     sinks = (TensorBoard(Store(settings.out)), RayMetrics(settings.name, lambda: status.checkpoints))
     here = Worker(rank, world, device, sinks if rank == 0 else ())
     train_on_rank(plan, settings, here, checkpoints, status)

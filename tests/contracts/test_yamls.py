@@ -9,12 +9,25 @@ import yaml
 
 from raypipe import benchmark as benchmarks
 from raypipe.prepare.read import Annotations
-from raypipe.settings import DatasetSettings, EvaluateSettings, Settings, StageSettings, identity, load
+from raypipe.settings import (
+    DatasetSettings,
+    EvaluateSettings,
+    Settings,
+    StageSettings,
+    TuneSettings,
+    identity,
+    load,
+)
 
 REPO = Path(__file__).parents[2]
 JOBS = sorted((REPO / "jobs").glob("*.yaml"))
 DATASETS = sorted(p for p in (REPO / "datasets").glob("*.yaml") if p.name != "benchmarks.yaml")
-KINDS: dict[str, type[Settings]] = {"prepare.yaml": DatasetSettings, "evaluate.yaml": EvaluateSettings}
+KINDS: dict[str, type[Settings]] = {
+    "prepare.yaml": DatasetSettings,
+    "evaluate.yaml": EvaluateSettings,
+    "tune.yaml": TuneSettings,
+    "demo_tune.yaml": TuneSettings,
+}
 REAL_STAGES = ("pretrain", "finetune", "finetune_lora")
 
 

@@ -19,7 +19,15 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.cli import VERBS, Request, main, parse
-from raypipe.settings import DatasetSettings, EvaluateSettings, JudgeSettings, Settings, StageSettings, load
+from raypipe.settings import (
+    DatasetSettings,
+    EvaluateSettings,
+    JudgeSettings,
+    Settings,
+    StageSettings,
+    TuneSettings,
+    load,
+)
 
 REPO = Path(__file__).parents[2]
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
@@ -28,6 +36,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLES: dict[str, type[Settings]] = {
     "prepare": DatasetSettings,
     "train": StageSettings,
+    "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "judge": JudgeSettings,
 }
@@ -85,6 +94,8 @@ def check_verb(verb: str, request: Request) -> None:
     """Raises what the command itself would raise before it starts anything."""
     if verb in ("prepare", "plan", "train"):
         load_yaml(StageSettings if verb == "train" else DatasetSettings, request, required=True)
+    elif verb == "tune":
+        load_yaml(TuneSettings, request, required=True)
     elif verb == "evaluate":
         load_yaml(EvaluateSettings, request, required=False)
     elif verb == "judge":
