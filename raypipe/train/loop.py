@@ -1,31 +1,35 @@
-"""What each training worker does: build, restore, step, checkpoint."""
+"""What each training worker does: build, restore, step, checkpoint.
+
+Nothing in a step waits for the device: its loss and counts are read while the next step is computed, so a
+row of the metrics comes one step late, and a loss that is not finite stops the run one step after it.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from raypipe.errors import RaypipeError
 from raypipe.model.splice import Batch
 from raypipe.settings import StageSettings
 from raypipe.store.files import Store
 from raypipe.train import engine as ds
+from raypipe.train import nonfinite
 from raypipe.train.checkpoints import Checkpoints
 from raypipe.train.collate import Row, collate, shares
 from raypipe.train.examples import Examples
-from raypipe.train.export import export
+from raypipe.train.ledger import SampleLedger, Seen
 from raypipe.train.loader import Ahead
 from raypipe.train.metrics import MetricLog
 from raypipe.train.mixture import Mixture
 from raypipe.train.order import Order, rate_factor
 from raypipe.train.plan import StagePlan
 from raypipe.train.start import build_model
+from raypipe.train.state import fragments, restore
 from raypipe.train.status import Status
 
 
@@ -46,6 +50,30 @@ class Work:
     numbers: tuple[int, ...]  # samples of the whole global batch
     cut: int = 0  # of this rank's samples
     dropped: int = 0
+    seen: tuple[Seen, ...] = ()  # this rank's samples, for the ledger
+
+
+@dataclass
+class Loaded:
+    """A step's work and its counts, made in the loader's thread."""
+
+    work: Work
+    counts: list[int]  # of this rank: learned tokens, tokens, slots, cut, dropped
+
+
+@dataclass
+class Pending:
+    """A step that has been handed to the device and not been looked at yet."""
+
+    step: int
+    samples: int
+    rate: float
+    each: list[nonfinite.Named]
+    sums: torch.Tensor  # over all ranks: the counts, the loss; then the norm of the gradient
+    ready: Any  # an event of the device, or None
+    began: float
+    waited: float
+    ended: float = 0.0
 
 
 def train_on_rank(
@@ -57,123 +85,232 @@ def train_on_rank(
     dtype = ds.precision_of(settings)
     loaded.model.to(worker.device, dtype)
     engine = ds.start_engine(loaded, settings)
-    first = 0
-    with checkpoints.newest() as folder:
-        if folder is not None:
-            first = int(ds.load_state(engine, folder)["step"])
+    store = Store(settings.out)
+    record = checkpoints.newest()
+    if record is not None:
+        restore(engine, store, record)
+    first = int(record["step"]) if record else 0
     examples = Examples(mixture, loaded, settings)
     lengths = mixture.lengths() if settings.group_by_length else None
     order = Order(len(mixture), settings.global_batch, settings.seed, lengths)
 
-    def make(step: int) -> Work:
-        return work_of(examples, order.batch(step), worker, settings.micro_batch, dtype)
+    def make(step: int) -> Loaded:
+        slot = step % plan.steps_per_epoch * settings.global_batch
+        work = work_of(examples, order.batch(step), worker, settings.micro_batch, dtype, slot)
+        return Loaded(work, counts_of(work))
 
-    log = MetricLog(Store(settings.out), first, worker.rank == 0)
-    ahead = Ahead(make, first, plan.steps)
-    try:
-        for step in range(first, plan.steps):
-            status.at("data", step=step, micro=0)
-            log.add(_step(engine, ahead, step, plan, settings, worker, status))
-            done = step + 1
-            if done % settings.checkpoint.every_steps == 0 and done < plan.steps:
-                log.flush()
-                status.at("checkpoint")
-                _checkpoint(engine, checkpoints, done)
-    finally:
-        ahead.close()
-    log.flush()
-    _checkpoint(engine, checkpoints, plan.steps)
-    if worker.rank == 0:
-        export(loaded, settings, plan)
+    loop = _Loop(engine, make, plan, settings, worker, checkpoints, status)
+    loop.log = MetricLog(store, first, worker.rank == 0)
+    loop.ledger = SampleLedger(first, record["ledger"] if record else ())
+    loop.part_of = lambda name: ds.part_of(name, loaded.family)
+    loop.run(first)
     status.at("done")
 
 
 def work_of(
-    examples: Examples, numbers: Sequence[int], worker: Worker, micro: int, dtype: torch.dtype
+    examples: Examples,
+    numbers: Sequence[int],
+    worker: Worker,
+    micro: int,
+    dtype: torch.dtype,
+    slot: int = 0,
 ) -> Work:
     """This rank's share of a global batch, cut into micro-batches.
 
     A rank that has no rows left for one is given a row without labels, so that every rank takes part in
     every reduction and nothing is counted twice.
+
+    Args:
+        slot: the place of the first sample of the global batch in its epoch.
     """
-    batches, cut = [], 0
+    batches, cut, seen = [], 0, []
     for share in shares(len(numbers), worker.rank, worker.world, micro):
         rows: list[Row] = [(examples[numbers[i]],) for i in share]
         cut += sum(e.cut for row in rows for e in row)
+        for i, (example,) in zip(share, rows, strict=True):
+            seen.append((slot + i, example.number, example.id, "cut" if example.cut else "used"))
         stand_in = rows or [(examples[numbers[0]],)]
         batches.append(collate(stand_in, dtype, worker.device, counts=bool(rows)))
-    return Work(batches, tuple(numbers), cut)
+    return Work(batches, tuple(numbers), cut, seen=tuple(seen))
 
 
-def _step(
-    engine: Any,
-    ahead: Ahead,
-    step: int,
-    plan: StagePlan,
-    settings: StageSettings,
-    worker: Worker,
-    status: Status,
-) -> dict[str, Any]:
-    started = time.monotonic()
-    _seed(settings.seed, step, worker.rank)
-    work: Work = ahead.take()
-    waited = time.monotonic() - started
-    schedule = settings.schedule
-    rate = ds.set_rates(engine, rate_factor(step, plan.steps, schedule.warmup_ratio, schedule.kind))
-    counted = [
+def counts_of(work: Work) -> list[int]:
+    """Learned tokens, tokens, slots with padding, samples cut and dropped, of this rank."""
+    return [
         sum(b.learned for b in work.batches),
         sum(int(b.mask_BL.sum()) for b in work.batches),
         sum(b.ids_BL.numel() for b in work.batches),
         work.cut,
         work.dropped,
     ]
-    counts = _sum(torch.tensor(counted, dtype=torch.float64, device=worker.device))
-    learned = max(1.0, float(counts[0]))
-    # DeepSpeed averages over ranks; the loss is a mean over the labels of all of them.
-    scale = worker.world / learned
-    total = torch.zeros(1, dtype=torch.float64, device=worker.device)
-    for micro, batch in enumerate(work.batches):
-        status.at("forward", micro=micro, samples=tuple(s for row in batch.samples for s in row))
-        loss, _ = engine(batch)
-        total += loss.detach().double()
-        status.at("backward")
-        ds.backward(engine, loss * scale, last=micro == len(work.batches) - 1)
-    status.at("step")
-    loss_mean = float(_sum(total)) / learned
-    if not torch.isfinite(torch.tensor(loss_mean)):
-        raise RaypipeError(
-            f"the loss is not finite at step {step + 1}", "lower the rates, or look at the batch's samples"
-        )
-    return {
-        "step": step + 1,
-        "steps": plan.steps,
-        "epoch": round((step + 1) / plan.steps_per_epoch, 4),
-        "samples": len(work.numbers),
-        "tokens": int(counts[1]),
-        "slots": int(counts[2]),
-        "learned_tokens": int(counts[0]),
-        "cut": int(counts[3]),
-        "dropped": int(counts[4]),
-        "loss": loss_mean,
-        "lr": rate,
-        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
-        "step_s": round(time.monotonic() - started, 4),
-        "data_wait_s": round(waited, 4),
-    }
 
 
-def _checkpoint(engine: Any, checkpoints: Checkpoints, step: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="raypipe-checkpoint-") as folder:
-        ds.save_state(engine, Path(folder), {"step": step})
-        checkpoints.commit(Path(folder), step)
+@dataclass
+class _Loop:
+    """The steps of one rank from a checkpoint, or the beginning, to the end."""
+
+    engine: Any
+    make: Callable[[int], Loaded]
+    plan: StagePlan
+    settings: StageSettings
+    worker: Worker
+    checkpoints: Checkpoints
+    status: Status
+    log: MetricLog = field(init=False)
+    ledger: SampleLedger = field(init=False)
+    part_of: Callable[[str], str] = field(init=False)
+    pending: Pending | None = None
+
+    def run(self, first: int) -> None:
+        every, last = self.settings.checkpoint.every_steps, self.plan.steps
+        ahead = Ahead(self.make, first, last)
+        self.checkpoints.beat = lambda: self.status.at("checkpoint")  # a long upload is no stuck rank
+        try:
+            for step in range(first, last):
+                self.status.at("data", step=step, micro=0)
+                self.checkpoints.check()
+                self._step(step, ahead)
+                done = step + 1
+                if done == last or done % every == 0:
+                    self._settle(time.monotonic())
+                    self._checkpoint(done)
+            self.log.flush()
+            self.status.at("checkpoint")
+            self.checkpoints.wait()
+        finally:
+            ahead.close()
+            self.checkpoints.close()
+
+    def _step(self, step: int, ahead: Ahead) -> None:
+        """Hands a step to the device, then reads the one before."""
+        began = time.monotonic()
+        _seed(self.settings.seed, step, self.worker.rank)
+        loaded: Loaded = ahead.take()
+        waited = time.monotonic() - began
+        schedule = self.settings.schedule
+        factor = rate_factor(step, self.plan.steps, schedule.warmup_ratio, schedule.kind)
+        rate = ds.set_rates(self.engine, factor)
+        each, sums = self._compute(loaded)
+        self.ledger.add(step, step // self.plan.steps_per_epoch, loaded.work.seen)
+        sums, ready = _to_host(sums)
+        self._settle(began)
+        samples = len(loaded.work.numbers)
+        self.pending = Pending(step, samples, rate, each, sums, ready, began, waited)
+
+    def _compute(self, loaded: Loaded) -> tuple[list[nonfinite.Named], torch.Tensor]:
+        """All micro-batches of a step and the optimizer's update.
+
+        Returns:
+            the loss of each of this rank's samples, and the sums over all ranks, both on the device.
+        """
+        batches, device = loaded.work.batches, self.worker.device
+        counts = _sum(torch.tensor(loaded.counts, dtype=torch.float64, device=device))
+        # DeepSpeed averages over ranks; the loss is a mean over the labels of all of them.
+        scale = (self.worker.world / counts[0].clamp(min=1)).float()
+        total = torch.zeros(1, dtype=torch.float64, device=device)
+        each: list[nonfinite.Named] = []
+        for micro, batch in enumerate(batches):
+            names = nonfinite.names_of(batch)
+            self.status.at("forward", micro=micro, samples=names)
+            ds.micro_batch(self.engine, last=micro == len(batches) - 1)
+            loss, losses = self.engine(batch)
+            total += loss.detach().double()
+            each.append((names, losses.detach()))
+            self.status.at("backward")
+            ds.backward(self.engine, loss * scale)
+        self.status.at("step")
+        norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float64, device=device)
+        return each, torch.cat([counts, _sum(total), norm.reshape(1)])
+
+    def _settle(self, ended: float) -> None:
+        """Reads the step that was handed over last; its row goes into the metrics.
+
+        Raises:
+            RaypipeError: its loss or gradient is not finite; the same on all ranks.
+        """
+        if self.pending is None:
+            return
+        step, self.pending = self.pending, None
+        if step.ready is not None:
+            step.ready.synchronize()
+        learned, tokens, slots, cut, dropped, total, norm = step.sums.tolist()
+        loss = total / max(1.0, learned)
+        if not math.isfinite(loss) or not math.isfinite(norm) or norm < 0:
+            self._explain(step, loss, learned)
+        row = {
+            "step": step.step + 1,
+            "steps": self.plan.steps,
+            "epoch": round((step.step + 1) / self.plan.steps_per_epoch, 4),
+            "samples": step.samples,
+            "tokens": int(tokens),
+            "slots": int(slots),
+            "learned_tokens": int(learned),
+            "cut": int(cut),
+            "dropped": int(dropped),
+            "loss": loss,
+            "lr": step.rate,
+            "grad_norm": norm,
+            "step_s": round(ended - step.began, 4),
+            "data_wait_s": round(step.waited, 4),
+        }
+        self.log.add(row)
+
+    def _explain(self, step: Pending, loss: float, learned: float) -> None:
+        """Finds out, with all ranks, what made a step not finite, and raises it."""
+        parts: list[str] = []
+        samples = nonfinite.bad_losses(step.each)
+        if math.isfinite(loss):
+            batches = self.make(step.step).work.batches
+            _seed(self.settings.seed, step.step, self.worker.rank)
+            scale = self.worker.world / max(1.0, learned)
+            parts, samples = nonfinite.bad_gradients(self.engine, batches, scale, self.part_of)
+        told = _gather((parts, samples), self.worker.world)
+        everywhere = sorted({part for found, _ in told for part in found})
+        names = list(dict.fromkeys(name for _, found in told for name in found))
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise nonfinite.stop(step.step + 1, what, everywhere, names)
+
+    def _checkpoint(self, done: int) -> None:
+        """Commits the state after ``done`` steps, in the background where that is wanted."""
+        self.log.flush()
+        self.status.at("checkpoint")
+        tensors, extra = fragments(self.engine)
+        gather = lambda value: _gather(value, self.worker.world)  # noqa: E731
+        chain, segment = self.ledger.close(done, self.checkpoints.attempt, gather)
+        position = {"step": done, "steps_per_epoch": self.plan.steps_per_epoch}
+        extra |= {"seed": self.settings.seed, "position": position, "ledger": chain}
+        self.checkpoints.commit(tensors, done, extra, segment)
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
-    """Dropout and the like: a function of seed, position and rank, so that a resumed run repeats itself."""
+    """Dropout and the like: a function of seed, position and rank, so that a resumed run repeats itself.
+
+    With another number of workers a sample may be computed by another rank, so the masks of dropout are
+    others; order, schedule, and the normalisation of the loss are the same.
+    """
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+
+
+def _to_host(values: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Starts a copy to host memory; the event tells when it is done (None: now)."""
+    if values.device.type != "cuda":
+        return values, None
+    copied = values.to("cpu", non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return copied, event
 
 
 def _sum(value: torch.Tensor) -> torch.Tensor:
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.all_reduce(value)
     return value
+
+
+def _gather(value: Any, world: int) -> list[Any]:
+    """A value of each rank, on all ranks."""
+    if world == 1:
+        return [value]
+    values: list[Any] = [None] * world
+    torch.distributed.all_gather_object(values, value)
+    return values

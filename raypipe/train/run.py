@@ -12,7 +12,7 @@ from typing import Any
 from raypipe.cluster import require, unwrapped
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.settings import StageSettings, local
-from raypipe.store.run import Manifest, Run
+from raypipe.store.run import FileEntry, Manifest, Run
 from raypipe.train.plan import StagePlan, plan_stage
 
 StepProgress = Callable[[dict[str, Any]], None]
@@ -73,6 +73,17 @@ def _fit(plan: StagePlan, settings: StageSettings) -> None:
     )
     with unwrapped(f"train {settings.name}"):
         _interruptibly(trainer.fit)
+        _interruptibly(lambda: _export(plan, settings))
+
+
+def _export(plan: StagePlan, settings: StageSettings) -> None:
+    """In a task of its own: the model is built whole, which a worker with a part of it cannot do."""
+    import ray
+
+    from raypipe.train.export import export_run
+
+    task = ray.remote(num_cpus=settings.workers.cpus, max_retries=3)(export_run)
+    ray.get(task.remote(plan, settings))
 
 
 def _interruptibly(work: Callable[[], Any]) -> None:
@@ -116,7 +127,9 @@ def _on_worker(config: dict[str, Any]) -> None:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    checkpoints = Checkpoints(Store(settings.out), rank, world, settings.checkpoint.keep, gather)
+    chosen = settings.checkpoint
+    store = Store(settings.out)
+    checkpoints = Checkpoints(store, rank, world, chosen.keep, gather, asynchronous=chosen.asynchronous)
     train_on_rank(config["plan"], settings, Worker(rank, world, device), checkpoints, Status())
 
 
@@ -127,7 +140,7 @@ def _commit(run: Run, plan: StagePlan, settings: StageSettings) -> None:
     rows = [json.loads(line) for line in run.store.read("metrics.jsonl").decode().splitlines()]
     manifest = Manifest(
         kind="train",
-        files=[run.entry(n, 0) for n in [*names, "metrics.jsonl"]],
+        files=[*(run.entry(n, 0) for n in [*names, "metrics.jsonl"]), *_ledger(run)],
         totals={"inputs": plan.samples, "steps": plan.steps},
         parents=[*plan.parents, *_starting_point(settings)],
         software=_software(),
@@ -135,9 +148,18 @@ def _commit(run: Run, plan: StagePlan, settings: StageSettings) -> None:
             "first_loss": rows[0]["loss"],
             "last_loss": rows[-1]["loss"],
             "seconds": sum(r["step_s"] for r in rows),
+            "slots": plan.samples,  # of the ledger, in one epoch
         },
     )
     run.commit(manifest)
+
+
+def _ledger(run: Run) -> list[FileEntry]:
+    """The segments that lead to the last checkpoint."""
+    from raypipe.train.checkpoints import records
+
+    chain = records(run.store)[-1]["ledger"]
+    return [FileEntry(s["path"], s["rows"], s["bytes"], s["sha256"]) for s in chain]
 
 
 def _starting_point(settings: StageSettings) -> list[dict[str, str]]:
