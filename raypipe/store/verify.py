@@ -22,6 +22,7 @@ from raypipe.settings import (
 from raypipe.store.run import COMMIT, MANIFEST, QUARANTINE, SETTINGS, Run
 from raypipe.store.shards import Shard, sha256
 from raypipe.store.verify_prepare import INDEX, Places, check_media_totals, check_unit, source_hashes
+from raypipe.store.verify_train import LEDGER, LEDGER_SCHEMA, check_ledger
 
 SCHEMAS = {
     "media": MEDIA_SCHEMA,
@@ -29,6 +30,7 @@ SCHEMAS = {
     "index.arrow": INDEX_SCHEMA,
     "predictions": PREDICTION_SCHEMA,
     "thumbs": THUMBS_SCHEMA,
+    LEDGER: LEDGER_SCHEMA,
 }
 DATA_FOLDERS = (
     "media",
@@ -147,6 +149,8 @@ class _Check:
             self._file(entry)
         _check_listing(self.run, self.manifest, self.proof)
         _check_counts(self.run, self.manifest, self.proof, self.keys)
+        if self.manifest["kind"] == "train" and not self.proof.damage:
+            check_ledger(self.run.store, self.manifest, self.say)
         if prepared and self.places:
             self.places.check_rest()
             check_media_totals(self.manifest["totals"], self.places, self.run.quarantine(), self.say)

@@ -31,10 +31,10 @@ class Steps:
         order: Order,
         worker: Worker,
         settings: StageSettings,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         last: int,
     ) -> None:
-        self._examples, self._order, self._worker = examples, order, worker
+        self._examples, self._order, self._worker, self.look = examples, order, worker, examples.look
         self._micro, self._dtype = settings.micro_batch, dtype
         limit = int(settings.cache.gib * (1 << 30))
         self._fetcher = Fetcher(examples.mixture, order, self._own, worker.world, limit, last)

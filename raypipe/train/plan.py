@@ -30,6 +30,8 @@ class StagePlan:
     facts: dict[str, Any]
     parents: tuple[dict[str, str], ...]
     held: int = 0
+    epoch_samples: tuple[int, ...] = ()  # of each epoch that is begun
+    each_once: bool = True  # an epoch sees each sample once: all weights are 1
 
 
 def plan_stage(settings: StageSettings) -> StagePlan:
@@ -66,6 +68,8 @@ def plan_stage(settings: StageSettings) -> StagePlan:
         facts=facts[0],
         parents=tuple(run.lineage() for run in runs),
         held=held,
+        epoch_samples=tuple(epochs.size(e) for e in range(epochs.place(steps - 1)[0] + 1)),
+        each_once=all(part.weight == 1 for part in settings.mixture),
     )
 
 

@@ -7,15 +7,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from raypipe.cluster import require
+from raypipe.cluster import require, unwrapped
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.settings import StageSettings, local, located
 from raypipe.store.journal import join, newest
-from raypipe.store.run import Manifest, Run
+from raypipe.store.run import FileEntry, Manifest, Run
 from raypipe.train import scored
 from raypipe.train.board import Watched
 from raypipe.train.curves import PICTURE, picture, validation_rows
-from raypipe.train.fit import fit
+from raypipe.train.fit import fit, interruptibly
 from raypipe.train.metrics import METRICS
 from raypipe.train.plan import StagePlan, plan_stage
 from raypipe.train.stop import Stop
@@ -53,7 +53,7 @@ def train(
         watching, led = _watching(run, progress), stop is not None
         with watching as say, validating(run, plan, settings, say, led=led):
             seen = fit(plan, settings, tell, stop)
-        # What is made of the last checkpoint outside the workers, the export for one, belongs here.
+        _export(run, plan, settings)
         _commit(run, plan, settings, seen)
     manifest = run.manifest
     return {**manifest["totals"], **manifest["facts"], "model": f"{settings.out}/model"}
@@ -67,13 +67,36 @@ def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -
     run.store.replace(PICTURE, picture(rows, validation_rows(run.store), settings.name))
     manifest = Manifest(
         kind="train",
-        files=[run.entry(n, 0) for n in [*names, f"{METRICS}.jsonl", PICTURE, *scored.files(run.store)]],
+        files=[
+            *(run.entry(n, 0) for n in [*names, f"{METRICS}.jsonl", PICTURE, *scored.files(run.store)]),
+            *_ledger(run),
+        ],
         totals={"inputs": plan.samples, "steps": plan.steps},
         parents=[*plan.parents, *_starting_point(settings)],
         software=software(),
-        facts=_facts(rows, seen),
+        facts=_facts(rows, seen) | {"epoch_samples": plan.epoch_samples, "each_once": plan.each_once},
     )
     run.commit(manifest)
+
+
+def _export(run: Run, plan: StagePlan, settings: StageSettings) -> None:
+    """In a task of its own: the model is built whole, which a worker with a part of it cannot do."""
+    import ray
+
+    from raypipe.train.export import export_run
+
+    step = scored.best_step(run.store) if settings.export == "best" else None
+    task = ray.remote(num_cpus=settings.workers.cpus, max_retries=3)(export_run)
+    with unwrapped(f"export of {settings.name}"):
+        interruptibly(lambda: ray.get(task.remote(plan, settings, step)))
+
+
+def _ledger(run: Run) -> list[FileEntry]:
+    """The segments that lead to the last checkpoint."""
+    from raypipe.train.checkpoints import records
+
+    chain = records(run.store)[-1]["ledger"]
+    return [FileEntry(s["path"], s["rows"], s["bytes"], s["sha256"]) for s in chain]
 
 
 def _facts(rows: list[dict[str, Any]], seen: Watched) -> dict[str, Any]:

@@ -18,15 +18,16 @@ import torch
 from raypipe.errors import RequestError
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.grading.statistics import cluster_bootstrap
-from raypipe.model.build import DTYPES, Card, LoadedModel, save_model
+from raypipe.model.build import DTYPES, LoadedModel, save_model
 from raypipe.model.splice import Batch, LossHead
 from raypipe.records import fingerprint
-from raypipe.settings import EvaluateSettings, Rendition, Sampling, StageSettings
+from raypipe.settings import EvaluateSettings, StageSettings
 from raypipe.store.files import Store
 from raypipe.store.run import COMMIT
 from raypipe.text.chat import IGNORE
 from raypipe.train.collate import collate
 from raypipe.train.examples import Examples
+from raypipe.train.export import card_of
 from raypipe.train.mixture import Mixture
 from raypipe.train.plan import StagePlan
 from raypipe.train.split import split
@@ -91,7 +92,7 @@ def held_loss(
     sums: list[np.ndarray] = []
     for start in range(0, len(numbers), settings.micro_batch):
         rows = [(examples[n],) for n in numbers[start : start + settings.micro_batch]]
-        batch = collate(rows, DTYPES[settings.precision], device)
+        batch = collate(rows, DTYPES[settings.precision], device, look=examples.look)
         sums.append(np.stack([head(batch)[1].double().cpu().numpy(), _learned(batch)], axis=1))
     each = np.concatenate(sums)
     kinds = [{str(k) for k in mixture.sample(n).kinds} or {"text"} for n in numbers]
@@ -155,14 +156,8 @@ def _benchmarks(
 ) -> dict[str, dict[str, float | None]]:
     """An evaluate run of its own below the stage's folder, made in this process and on its resources."""
     chosen = settings.validation
-    card = Card(
-        template=settings.template if settings.template != "auto" else loaded.family.template,
-        image_aspect=settings.image_aspect,
-        sampling=Sampling(**plan.facts["sampling"]),
-        rendition=Rendition(**plan.facts["rendition"]),
-    )
     with tempfile.TemporaryDirectory(prefix="raypipe-validation-") as folder:
-        save_model(loaded, card, Path(folder) / "model")
+        save_model(loaded, card_of(loaded, settings, plan), Path(folder) / "model")
         asked = EvaluateSettings(
             model=f"{folder}/model",
             model_base=settings.start.model if settings.lora else None,

@@ -142,8 +142,10 @@ def prune(store: Store, settings: StageSettings) -> None:
     steps = committed(store)
     kept = set(steps[-settings.checkpoint.keep :]) | protected(store, steps, settings)
     for step in sorted(set(steps) - kept):
-        store.delete(f"checkpoints/step-{step:08d}.json")  # the record first: without it there is none
-        store.delete_many(store.list(f"checkpoints/step-{step:08d}"))
+        record = f"checkpoints/step-{step:08d}.json"
+        folder = json.loads(store.read(record))["folder"]
+        store.delete(record)  # first: without it there is no checkpoint
+        store.delete_many(store.list(folder))
 
 
 def let_go(store: Store, step: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from raypipe.settings import TuneSettings
 from raypipe.store.files import Store
+from raypipe.store.journal import rows as rows_of
 from raypipe.store.run import COMMIT
 from raypipe.train import scored
 from raypipe.train.metrics import METRICS
@@ -118,7 +119,5 @@ def _short(value: Any) -> str:
 
 
 def _steps(store: Store) -> int:
-    if not store.exists(METRICS):
-        return 0
-    lines = store.read(METRICS).decode().splitlines()
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    found = [row["step"] for row in rows_of(store, METRICS) if row is not None]
+    return int(found[-1]) if found else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from raypipe.model.splice import Batch
+from raypipe.records import MediumKind
 from raypipe.train.collate import collate, packed, share, shares
 from raypipe.train.examples import STAND_IN, Example, Examples
 from raypipe.train.metrics import Sink
@@ -45,6 +47,22 @@ class Work:
     dropped: int = 0
     seen: tuple[Seen, ...] = ()  # this rank's samples; over all ranks each slot once
 
+    @functools.cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Of this rank: learned tokens, tokens, slots with padding, cut, dropped, images, video frames."""
+        real = [b for b in self.batches if any(name for row in b.samples for name in row)]
+        return (
+            sum(b.learned for b in real),
+            sum(int((b.segments_BL > 0).sum()) for b in real),
+            sum(b.ids_BL.numel() for b in real),
+            self.cut,
+            self.dropped,
+            *(
+                sum(len(b.pixels.get(kind, ())) for b in real)
+                for kind in (MediumKind.IMAGE, MediumKind.VIDEO)
+            ),
+        )
+
 
 def work_of(
     examples: Examples,
@@ -75,7 +93,9 @@ def work_of(
         batches.append(collate(rows_shown, dtype, worker.device, counts=bool(shown), look=examples.look))
     seen = tuple(Seen(slot, e.number, e.id, _state(e)) for slot, e in sorted(made.items()))
     counted = [s.state for s in seen]
-    return Work(batches, tuple(numbers), counted.count(CUT), counted.count(DROPPED), seen)
+    work = Work(batches, tuple(numbers), counted.count(CUT), counted.count(DROPPED), seen)
+    _ = work.counts  # counted here, in the loader's thread
+    return work
 
 
 def rows_of(examples: Examples, numbers: Sequence[int]) -> list[tuple[int, ...]]:

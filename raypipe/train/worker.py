@@ -81,10 +81,16 @@ def _train(plan: Any, settings: StageSettings, rank: int, world: int, local: int
 
     store = Store(settings.out)
 
-    def protect(steps: list[int]) -> set[int]:
-        return scored.protected(store, steps, settings)
-
-    checkpoints = Checkpoints(store, rank, world, settings.checkpoint.keep, gather, protect)
+    chosen = settings.checkpoint
+    checkpoints = Checkpoints(
+        store,
+        rank,
+        world,
+        chosen.keep,
+        gather,
+        asynchronous=chosen.asynchronous,
+        protect=lambda steps: scored.protected(store, steps, settings),
+    )
     sinks = (TensorBoard(Store(settings.out)), RayMetrics(settings.name, lambda: status.checkpoints))
     here = Worker(rank, world, device, sinks if rank == 0 else ())
     train_on_rank(plan, settings, here, checkpoints, status)

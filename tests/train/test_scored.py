@@ -25,8 +25,9 @@ def validated(**more) -> StageSettings:
 def store(tmp_path) -> Store:
     store = Store(str(tmp_path))
     for step in (2, 4, 6, 7):
-        store.replace(f"checkpoints/step-{step:08d}.json", b"{}")
-        store.replace(f"checkpoints/step-{step:08d}/state/x.json", b"{}")
+        folder = f"checkpoints/step-{step:08d}-a"
+        store.replace(f"checkpoints/step-{step:08d}.json", json.dumps({"folder": folder}).encode())
+        store.replace(f"{folder}/rank-00000.safetensors", b"x")
     return store
 
 
@@ -75,7 +76,7 @@ def test_after_training_what_stayed_only_to_be_scored_goes(store):
         scored.put(store, {"step": step, "loss": loss}, validated())
     scored.prune(store, stage(validation={"fraction": 0.1}, checkpoint={"every_steps": 2, "keep": 1}))
     assert scored.committed(store) == [2, 7]
-    assert {n.split("/")[1].removesuffix(".json")[-1] for n in store.list("checkpoints")} == {"2", "7"}
+    assert {int(n.split("-")[1].split(".")[0]) for n in store.list("checkpoints")} == {2, 7}
 
 
 def test_a_worker_that_waits_goes_on_when_it_is_let_go(store, monkeypatch):
