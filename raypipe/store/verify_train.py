@@ -31,13 +31,13 @@ def segment_name(first: int, last: int, attempt: str) -> str:
     return f"{LEDGER}/{first:08d}-{last:08d}-{attempt}.arrow"
 
 
-def ledger_facts(store: Store, segments: Sequence[str], steps: int, slots: int) -> dict[str, int]:
+def ledger_facts(store: Store, segments: Sequence[str], steps: int, slots: Sequence[int]) -> dict[str, int]:
     """Reads a chain of segments and proves it.
 
     Args:
         segments: names of segments, of any order.
         steps: optimizer steps that the chain covers.
-        slots: places in the order of one epoch.
+        slots: places in the order of each epoch; the last number is of all later epochs too.
 
     Returns:
         ``epochs`` that are whole, and ``rows``: samples seen over all of them and the rest.
@@ -66,12 +66,13 @@ def ledger_facts(store: Store, segments: Sequence[str], steps: int, slots: int) 
     if len(twice):
         raise DamageError(f"place {slot[twice[0]]} of epoch {epoch[twice[0]]} was seen twice")
     counts = np.bincount(epoch)
-    outside = (slot < 0) | (slot >= slots)
-    short = np.flatnonzero(counts[:-1] != slots)
+    sizes = np.asarray([slots[min(e, len(slots) - 1)] for e in range(len(counts))])
+    outside = (slot < 0) | (slot >= sizes[epoch])
+    short = np.flatnonzero(counts[:-1] != sizes[:-1])
     if outside.any() or len(short):
         which = epoch[outside][0] if outside.any() else short[0]
-        raise DamageError(f"epoch {which} has {counts[which]} samples of {slots}")
-    return {"epochs": int((counts == slots).sum()), "rows": whole.num_rows}
+        raise DamageError(f"epoch {which} has {counts[which]} samples of {sizes[which]}")
+    return {"epochs": int((counts == sizes).sum()), "rows": whole.num_rows}
 
 
 def check_ledger(store: Store, manifest: dict[str, Any], say: Callable[[str], None]) -> None:

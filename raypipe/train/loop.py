@@ -95,8 +95,7 @@ def train_on_rank(
     order = Order(len(mixture), settings.global_batch, settings.seed, lengths)
 
     def make(step: int) -> Loaded:
-        slot = step % plan.steps_per_epoch * settings.global_batch
-        work = work_of(examples, order.batch(step), worker, settings.micro_batch, dtype, slot)
+        work = work_of(examples, order.batch(step), worker, settings.micro_batch, dtype)
         return Loaded(work, counts_of(work))
 
     loop = _Loop(engine, make, plan, settings, worker, checkpoints, status)
@@ -108,27 +107,19 @@ def train_on_rank(
 
 
 def work_of(
-    examples: Examples,
-    numbers: Sequence[int],
-    worker: Worker,
-    micro: int,
-    dtype: torch.dtype,
-    slot: int = 0,
+    examples: Examples, numbers: Sequence[int], worker: Worker, micro: int, dtype: torch.dtype
 ) -> Work:
     """This rank's share of a global batch, cut into micro-batches.
 
     A rank that has no rows left for one is given a row without labels, so that every rank takes part in
     every reduction and nothing is counted twice.
-
-    Args:
-        slot: the place of the first sample of the global batch in its epoch.
     """
     batches, cut, seen = [], 0, []
     for share in shares(len(numbers), worker.rank, worker.world, micro):
         rows: list[Row] = [(examples[numbers[i]],) for i in share]
         cut += sum(e.cut for row in rows for e in row)
         for i, (example,) in zip(share, rows, strict=True):
-            seen.append((slot + i, example.number, example.id, "cut" if example.cut else "used"))
+            seen.append((i, example.number, example.id, "cut" if example.cut else "used"))
         stand_in = rows or [(examples[numbers[0]],)]
         batches.append(collate(stand_in, dtype, worker.device, counts=bool(rows)))
     return Work(batches, tuple(numbers), cut, seen=tuple(seen))
@@ -191,7 +182,8 @@ class _Loop:
         factor = rate_factor(step, self.plan.steps, schedule.warmup_ratio, schedule.kind)
         rate = ds.set_rates(self.engine, factor)
         each, sums = self._compute(loaded)
-        self.ledger.add(step, step // self.plan.steps_per_epoch, loaded.work.seen)
+        epoch, within = divmod(step, self.plan.steps_per_epoch)
+        self.ledger.add(step, epoch, within * self.settings.global_batch, loaded.work.seen)
         sums, ready = _to_host(sums)
         self._settle(began)
         samples = len(loaded.work.numbers)

@@ -148,7 +148,7 @@ def _commit(run: Run, plan: StagePlan, settings: StageSettings) -> None:
             "first_loss": rows[0]["loss"],
             "last_loss": rows[-1]["loss"],
             "seconds": sum(r["step_s"] for r in rows),
-            "slots": plan.samples,  # of the ledger, in one epoch
+            "slots": [plan.samples],  # of the ledger, in each epoch; the last number is of all later ones
         },
     )
     run.commit(manifest)
