@@ -27,6 +27,7 @@ FOLDER = "checkpoints"
 FORMAT = 1  # of records; raypipe 0.1 had DeepSpeed's own files and none
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.01, 0.5  # between looks for the files of other ranks
 BEAT_S = 1.0
+GRACE_S = 10.0  # for a checkpoint in the background when the run ends with an error
 log = logging.getLogger(__name__)
 
 
@@ -127,7 +128,9 @@ class Checkpoints:
         self.check()
 
     def close(self) -> None:
-        """Stops looking for the files of ranks that may be gone."""
+        """Lets a write that is going on end, but stops looking for the files of ranks that may be gone."""
+        if self._thread is not None:
+            self._thread.join(GRACE_S)
         self._stop.set()
 
     def newest(self) -> dict[str, Any] | None:

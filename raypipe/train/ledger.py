@@ -16,7 +16,7 @@ from raypipe.store.run import Run
 from raypipe.store.shards import encode
 from raypipe.store.verify_train import LEDGER, LEDGER_SCHEMA, ledger_facts, segment_name
 
-Seen = tuple[int, int, str, str]  # slot in the epoch, number, id, state
+Seen = tuple[int, int, str, str]  # slot in the global batch, number, id, state
 
 
 class SampleLedger:
@@ -26,9 +26,13 @@ class SampleLedger:
         self._first, self._chain = first, list(chain)
         self._rows: list[tuple[int, int, int, int, str, str]] = []
 
-    def add(self, step: int, epoch: int, seen: Sequence[Seen]) -> None:
-        """Notes the samples of this rank's rows in a step (counted from 0)."""
-        self._rows += [(step, epoch, *row) for row in seen]
+    def add(self, step: int, epoch: int, first: int, seen: Sequence[Seen]) -> None:
+        """Notes the samples of this rank's rows in a step (counted from 0).
+
+        Args:
+            first: the place in the epoch of the first sample of the step's global batch.
+        """
+        self._rows += [(step, epoch, first + slot, number, id, state) for slot, number, id, state in seen]
 
     def close(
         self, step: int, attempt: str, gather: Callable[[Any], list[Any]]

@@ -149,7 +149,7 @@ class _Loop:
         """Writes this rank's samples into the ledger; a slot there is a place in the order of the epoch."""
         epoch = self.order.epoch_of(step)
         base = (step - self.order.steps(epoch).start) * self.order.global_batch
-        self.ledger.add(step, epoch, [(base + s.slot, s.number, s.id, s.state) for s in work.seen])
+        self.ledger.add(step, epoch, base, work.seen)
 
     def _compute(self, work: Work) -> tuple[list[nonfinite.Named], torch.Tensor]:
         """All micro-batches of a step and the optimizer's update.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from raypipe.errors import RequestError, ServiceError
 from raypipe.store.files import Store
+from raypipe.train import checkpoints
 from raypipe.train.checkpoints import Checkpoints, records
 from raypipe.train.fragments import MASTER
 from tests.support.kills import forked, points
@@ -161,6 +162,33 @@ def test_training_goes_on_while_it_is_written(tmp_path, monkeypatch):
     go.set()
     mine.wait()
     assert newest_step(alone(store), store) == 10
+
+
+def test_an_error_of_the_run_does_not_cut_a_write_off(tmp_path, monkeypatch):
+    store, real, begun = Store(str(tmp_path / "run")), Store.replace, threading.Event()
+    go = threading.Timer(0.3, begun.set)
+
+    def slow(self, name, data):
+        begun.wait(60)
+        real(self, name, data)
+
+    monkeypatch.setattr(Store, "replace", slow)
+    mine = alone(store, asynchronous=True)
+    mine.commit(held(10, 0, 1), 10, extra(10))
+    go.start()
+    mine.close()
+    assert newest_step(alone(store), store) == 10
+
+
+def test_what_other_ranks_never_write_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "GRACE_S", 0.05)
+    store = Store(str(tmp_path / "run"))
+    mine = Checkpoints(store, 0, 2, 2, lambda value: [value, None], asynchronous=True)
+    mine.commit(held(10, 0, 2), 10, extra(10))
+    mine.close()
+    mine.wait()
+    assert store.list("checkpoints", ".safetensors") != []
+    assert records(store) == []
 
 
 def test_a_fault_in_the_background_comes_out_at_the_next_step(tmp_path, monkeypatch):

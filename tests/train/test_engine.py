@@ -77,8 +77,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def data_of(folder: Path, parts: str, zero: int) -> Path:
-    # With towers frozen inside the engine, ranks with different media would wait for each other in ZeRO-3.
-    return folder / ("videos" if zero == 3 and parts != "full" else "run")
+    """Half of the runs have every kind of sample, half of them videos alone."""
+    return folder / ("videos" if zero == 2 and parts != "full" else "run")
 
 
 def short(folder: Path, name: str, parts: str, zero: int, precision: str, **more) -> dict:
@@ -88,7 +88,9 @@ def short(folder: Path, name: str, parts: str, zero: int, precision: str, **more
 
 def long(folder: Path, name: str, zero: int, **more) -> dict:
     values = {"steps": LONG, "checkpoint": {"every_steps": LONG, "keep": 9}, **more}
-    return stage(folder / name, folder / "run", RANDOM, "full", zero, **values)
+    # Without the temporal layers, whose sums are longer: rounding alone then parts two runs by 2.6e-6.
+    start = {**RANDOM, "family": "video_llava_hf"}
+    return stage(folder / name, folder / "run", start, "full", zero, **values)
 
 
 def pair(folder: Path, name: str, parts: str, zero: int, precision: str, **more) -> list[Case]:
@@ -102,7 +104,7 @@ def name_of(combination: Combination) -> str:
     return "-".join(str(word) for word in combination)
 
 
-ELASTIC = {"steps": 6, "global_batch": 3, "checkpoint": {"every_steps": 1, "keep": 100}}
+ELASTIC = {"steps": 6, "global_batch": 3}
 
 
 def elastic(folder: Path, name: str, zero: int, stop: int | None) -> Case:
@@ -217,7 +219,7 @@ def test_the_ledger_proves_each_sample_once_an_epoch(runs):
         record = records(Store(str(out)))[-1]
         chain = [entry["path"] for entry in record["ledger"]]
         steps = record["step"]
-        assert ledger_facts(Store(str(out)), chain, steps, 8)["epochs"] == steps // 3
+        assert ledger_facts(Store(str(out)), chain, steps, [8] * -(-steps // 3), True)["epochs"] == steps // 3
         assert len({(r["epoch"], r["id"]) for r in seen(out)}) == len(seen(out))
 
 
@@ -292,9 +294,9 @@ def forward(case: Case, rank: int, world: int) -> None:
 @contextlib.contextmanager
 def broken_pixels(name: str):
     """The pixels of one sample are not numbers."""
-    from raypipe.train import loop
+    from raypipe.train import work
 
-    real = loop.collate
+    real = work.collate
 
     def collate(rows, *args, **more):
         batch = real(rows, *args, **more)
@@ -302,7 +304,7 @@ def broken_pixels(name: str):
             batch.pixels[MediumKind.IMAGE].fill_(float("nan"))
         return batch
 
-    with mock.patch.object(loop, "collate", collate):
+    with mock.patch.object(work, "collate", collate):
         yield
 
 

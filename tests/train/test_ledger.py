@@ -12,8 +12,8 @@ SLOTS, BATCH, STEPS = 8, 3, 6  # two epochs of steps with 3, 3 and 2 samples
 
 def rows_of(step: int, rank: int, world: int) -> list[tuple[int, int, str, str]]:
     first = step % 3 * BATCH
-    slots = range(first, min(first + BATCH, SLOTS))
-    return [(s, 7 - s, f"sample {7 - s}", "trained") for s in slots if s % world == rank]
+    slots = range(min(BATCH, SLOTS - first))
+    return [(s, first + s, f"sample {first + s}", "trained") for s in slots if s % world == rank]
 
 
 def told(
@@ -23,8 +23,8 @@ def told(
     ledgers = [SampleLedger(first, chain) for _ in range(world)]
     for step in range(first, last):
         for rank, ledger in enumerate(ledgers):
-            seen = [row for row in rows_of(step, rank, world) if (step, row[0]) not in lost]
-            ledger.add(step, step // 3, seen)
+            seen = [row for row in rows_of(step, rank, world) if (step, row[1]) not in lost]
+            ledger.add(step, step // 3, step % 3 * BATCH, seen)
     mine = ledgers[0]._rows
     others = [ledger._rows for ledger in ledgers[1:]]
     chain, files = ledgers[0].close(last, attempt, lambda value: [value, *others])
@@ -97,9 +97,37 @@ def seen_twice(store: Store, place: int = 4) -> list[dict]:
         rows = rows_of(step, 0, 1)
         at = 1 if place == 4 else 5
         if step == at:
-            rows[-1] = (place, *rows[-1][1:])
-        ledger.add(step, step // 3, rows)
+            rows[-1] = (place - step % 3 * BATCH, *rows[-1][1:])
+        ledger.add(step, step // 3, step % 3 * BATCH, rows)
     chain, files = ledger.close(STEPS, "a", lambda value: [value])
     for name, data in files.items():
         store.replace(name, data)
     return chain
+
+
+def test_epochs_may_differ_in_size(store):
+    ledger = SampleLedger(0, ())
+    for step, (epoch, count) in enumerate([(0, 3), (0, 1), (1, 3), (2, 3)]):
+        first = 3 * (step % 2) if epoch == 0 else 0
+        ledger.add(step, epoch, first, [(s, first + s, "some sample", "trained") for s in range(count)])
+    chain, files = ledger.close(4, "a", lambda value: [value])
+    for name, data in files.items():
+        store.replace(name, data)
+    names = [entry["path"] for entry in chain]
+    assert ledger_facts(store, names, 4, [4, 3, 3], True) == {"epochs": 3, "rows": 10}
+    with pytest.raises(DamageError, match="epoch 1 has 3 samples of 4"):
+        ledger_facts(store, names, 4, [4, 4, 3], True)
+    with pytest.raises(DamageError, match="3 epochs of 2"):
+        ledger_facts(store, names, 4, [4, 3], True)
+
+
+def test_a_sample_that_an_epoch_sees_twice_is_found_where_each_is_seen_once(store):
+    ledger = SampleLedger(0, ())
+    ledger.add(0, 0, 0, [(0, 5, "some sample", "trained"), (1, 5, "some sample", "trained")])
+    chain, files = ledger.close(1, "a", lambda value: [value])
+    for name, data in files.items():
+        store.replace(name, data)
+    names = [entry["path"] for entry in chain]
+    assert ledger_facts(store, names, 1, [2], False)["rows"] == 2  # a part of weight 2
+    with pytest.raises(DamageError, match="sample 5 of epoch 0 was seen twice"):
+        ledger_facts(store, names, 1, [2], True)
