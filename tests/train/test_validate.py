@@ -149,7 +149,7 @@ def test_a_new_driver_scores_what_was_missed(settings, store, tmp_path):
 
 def test_validation_that_fails_is_tried_again_then_recorded(settings, store, tmp_path, monkeypatch):
     mine, copy = again(store, tmp_path / "failing", settings)
-    for file in (tmp_path / "failing/checkpoints/step-00000006").rglob("*.pt"):
+    for file in (tmp_path / "failing/checkpoints").glob("step-00000006-*/*.safetensors"):
         file.unlink()
     tried, told, score = [], [], validate._Validation._score
 
