@@ -86,7 +86,9 @@ def _export(run: Run, plan: StagePlan, settings: StageSettings) -> None:
     from raypipe.train.export import export_run
 
     step = scored.best_step(run.store) if settings.export == "best" else None
-    task = ray.remote(num_cpus=settings.workers.cpus, max_retries=3)(export_run)
+    # DEFAULT: not inside the placement group of a search's trial, which has no room for it.
+    options: dict[str, Any] = {"num_cpus": settings.workers.cpus, "scheduling_strategy": "DEFAULT"}
+    task = ray.remote(max_retries=3, **options)(export_run)
     with unwrapped(f"export of {settings.name}"):
         interruptibly(lambda: ray.get(task.remote(plan, settings, step)))
 
