@@ -108,4 +108,4 @@ def _make_untrained(root: Path) -> None:
             texts += [f" {turn['value']}" for record in records for turn in record["conversations"]]
     data = config.dataset(root, "finetune")
     card = Card(sampling=data.sampling, rendition=data.rendition)
-    save_model(random_model("tiny", train_tokenizer(texts), config.SEED), card, folder)
+    save_model(random_model("tiny", train_tokenizer(texts), config.SEED, "video_llava"), card, folder)
