@@ -25,8 +25,12 @@ from raypipe.settings import StageSettings
 from raypipe.store.run import Run
 from raypipe.store.shards import Shard
 from raypipe.text.tokenizer import train_tokenizer
-from raypipe.train.loader import Ahead
+from raypipe.train.examples import Examples
+from raypipe.train.loader import Ahead, Steps
 from raypipe.train.mixture import Mixture
+from raypipe.train.order import order_of
+from raypipe.train.plan import plan_stage
+from raypipe.train.work import Worker
 
 CORES, SIDE, BATCH, STEP_S = 2, 224, 16, 0.1
 
@@ -95,10 +99,11 @@ def _shell() -> LoadedModel:
 
 
 def _loader(settings: StageSettings) -> tuple[Ahead, int]:
-    from raypipe.train.work import loader_of
-
-    mixture = Mixture([part.data for part in settings.mixture])
-    return loader_of(mixture, _shell(), settings)
+    mixture, plan = Mixture([part.data for part in settings.mixture]), plan_stage(settings)
+    examples = Examples(mixture, _shell(), settings, threads=CORES)
+    alone = Worker(0, 1, torch.device("cpu"))
+    steps = Steps(examples, order_of(mixture, plan, settings), alone, settings, None, plan.steps)
+    return Ahead(steps, 0, plan.steps), plan.steps
 
 
 def _epoch(settings: StageSettings) -> float:

@@ -15,7 +15,7 @@ from bench.figure import Figure, figure
 from bench.pairs import timed
 from raypipe.settings import StageSettings
 
-STEPS, BATCH = 120, 16
+STEPS, BATCH = 80, 16
 
 
 def against_trainer(pairs: int) -> Iterator[Figure]:
