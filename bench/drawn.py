@@ -79,6 +79,7 @@ KINDS = (
 # For the figures to shards: mostly long 720p, some short.
 MIX = (LONG, KINDS[2], Drawn("h264-b-gop250", (1280, 720), 40, options=h264(250), seed=10), KINDS[3])
 SMALL = tuple(Drawn("h264-small", (320, 180), 4, options=h264(50), seed=20 + n) for n in range(5))
+FOR_TRAINING = tuple(Drawn("h264-train", (400, 300), 4, options=h264(50), seed=40 + n) for n in range(5))
 FOUR_K = Drawn("h264-4k", (3840, 2160), 60 / RATE, options=h264(60, preset="ultrafast"), seed=30)
 
 

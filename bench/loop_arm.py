@@ -46,7 +46,8 @@ def step_seconds(settings: StageSettings) -> float:
     from raypipe.store.files import Store
     from raypipe.store.journal import rows as rows_of
 
-    rows = [row for row in rows_of(Store(settings.out), "metrics") if row is not None][WARM:]
+    rows = [row for row in rows_of(Store(settings.out), "metrics") if row is not None]
+    rows = rows[min(WARM, len(rows) // 2) :]
     return sum(row["step_s"] for row in rows) / len(rows)
 
 

@@ -15,28 +15,24 @@ from bench.figure import Figure, figure
 from bench.pairs import timed
 from raypipe.settings import StageSettings
 
-STEPS, BATCH = 80, 16
+STEPS, BATCH = 60, 16
 
 
 def against_trainer(pairs: int) -> Iterator[Figure]:
     """One worker against transformers' Trainer: equal samples a step, so seconds compare."""
     peer = "transformers' Trainer, one loader process, padded batches, full logits, plain torch AdamW"
-    for name, packing, target in (("loop", False, 1.0), ("loop_packed", True, 1 / 1.3)):
-        how = "packed rows" if packing else "no packing"
+    ours, packed = stage(), stage(packing=True, micro_batch=4)
+    arms = [lambda: _arm("alone", ours), lambda: _arm("alone", packed), lambda: _arm("transformers", ours)]
+    found = zip(("loop", "loop_packed"), ("no packing", "packed rows"), (1.0, 1 / 1.3), strict=True)
+    for (name, how, target), ratio in zip(found, timed(arms, pairs), strict=True):
         what = f"raypipe's loop (ZeRO-2, one worker, {how}), tiny VideoLlava, {BATCH} samples a step"
-        ours = stage(packing=packing, micro_batch=4 if packing else BATCH)
-        ratio = timed(
-            lambda s=ours: _arm("alone", s), lambda: _arm("transformers", stage()), pairs, warm=False
-        )
-        yield figure(
-            name, what, peer, ratio, round(target, 4), speedup=round(1 / ratio.median, 3), steps=STEPS
-        )
+        yield figure(name, what, peer, ratio, round(target, 4), speedup=round(1 / ratio.median, 3))
 
 
 def ray_tax(pairs: int) -> Iterator[Figure]:
     """The same loop under Ray Train and under torchrun."""
     settings = stage(steps=200)
-    ratio = timed(lambda: _arm("ray", settings), lambda: _arm("torchrun", settings), pairs, warm=False)
+    (ratio,) = timed([lambda: _arm("ray", settings), lambda: _arm("torchrun", settings)], pairs)
     what = "a step under Ray Train, one worker, 200 steps"
     yield figure("ray_train", what, "the same loop under torchrun", ratio, 1.03)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,18 +63,28 @@ def paired(
     return Ratio(median, low, high, pairs, a_s, b_s, wall, wall_a_s, wall_b_s, each)
 
 
-def timed(a: Callable[[], float], b: Callable[[], float], pairs: int = PAIRS, warm: bool = True) -> Ratio:
-    """The same for two ways that say themselves how many seconds they took of what is compared."""
-    if warm:
-        a(), b()
-    times = np.empty((pairs, 2))
+def timed(arms: Sequence[Callable[[], float]], pairs: int = PAIRS) -> list[Ratio]:
+    """The same for ways that say themselves how many seconds they took of what is compared.
+
+    They run in turn, every round beginning with another one.
+
+    Returns:
+        the ratio of each arm but the last to the last one of the same round.
+    """
+    times = np.empty((pairs, len(arms)))
     for turn in range(pairs):
-        for arm in (0, 1) if turn % 2 == 0 else (1, 0):
-            times[turn, arm] = (a, b)[arm]()
-    ratios = times[:, 0] / times[:, 1]
-    low, high = interval(ratios)
-    a_s, b_s = np.median(times, axis=0).tolist()
-    return Ratio(float(np.median(ratios)), low, high, pairs, a_s, b_s, ratios=tuple(ratios.tolist()))
+        for place in range(len(arms)):
+            arm = (turn + place) % len(arms)
+            times[turn, arm] = arms[arm]()
+    found = []
+    for arm in range(len(arms) - 1):
+        ratios = times[:, arm] / times[:, -1]
+        low, high = interval(ratios)
+        a_s, b_s = np.median(times[:, [arm, -1]], axis=0).tolist()
+        found.append(
+            Ratio(float(np.median(ratios)), low, high, pairs, a_s, b_s, ratios=tuple(ratios.tolist()))
+        )
+    return found
 
 
 def interval(ratios: np.ndarray) -> tuple[float, float]:

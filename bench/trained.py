@@ -29,7 +29,7 @@ WORDS = [
     "birds",
     "of",
 ]
-_VERSION = 1
+_VERSION = 2
 
 
 def mixed(count: int = 600) -> Path:
@@ -48,7 +48,7 @@ def _run(name: str, count: int, rendition: Rendition, kinds: tuple[str, ...], sp
     if (out / "commit.json").exists():
         return out
     rng = np.random.default_rng(5)
-    sources = [k.file() for k in drawn.SMALL]
+    sources = [k.file() for k in drawn.FOR_TRAINING]
     records: list[dict[str, Any]] = []
     for number in range(count):
         kind = kinds[number % len(kinds)]

@@ -86,6 +86,9 @@ def fit(
     height, width = picture_HWC.shape[:2]
     if height == width == side:
         return picture_HWC
+    if min(height, width) == side and not pad:  # as stored by prepare: nothing is scaled
+        top, left = round((height - side) / 2), round((width - side) / 2)
+        return picture_HWC[top : top + side, left : left + side]
     picture = Image.fromarray(on_canvas(picture_HWC, colour) if pad else picture_HWC)
     short = min(picture.size)
     if short != side:

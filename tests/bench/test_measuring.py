@@ -11,7 +11,7 @@ import pytest
 
 from bench import drawn, kernels, page, peers, rendition, tree
 from bench.figure import figure, plain
-from bench.pairs import Ratio, interval, paired, verdict
+from bench.pairs import Ratio, interval, paired, timed, verdict
 from raypipe.records import MEDIA_SCHEMA
 
 BURN = "import time\nend = time.process_time() + {seconds}\nwhile time.process_time() < end: pass"
@@ -144,3 +144,15 @@ def test_lossless_choices_lose_nothing_and_lossy_ones_do(clip):
     assert all(r["mean_absolute_error"] > 0 for r in rows if r["chroma"] != "lossless")
     jpeg = [r for r in rows if r["codec"] == "jpeg" and r["chroma"] == "4:4:4"]
     assert [r["bytes"] for r in jpeg] == sorted(r["bytes"] for r in jpeg)
+
+
+def test_arms_that_time_themselves_run_in_turn_and_are_compared_with_the_last():
+    calls: list[str] = []
+
+    def arm(name: str, seconds: float):
+        return lambda: calls.append(name) or seconds
+
+    first, second = timed([arm("a", 1.0), arm("b", 3.0), arm("c", 2.0)], 3)
+    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert (first.median, first.a_s, first.b_s) == (0.5, 1.0, 2.0)
+    assert (second.median, second.low, second.high, second.pairs) == (1.5, 1.5, 1.5, 3)

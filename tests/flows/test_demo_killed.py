@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,11 +64,12 @@ def _losses(out: Path, stage: str) -> list[float]:
 @pytest.mark.engine
 @pytest.mark.timeout(1100)
 def test_a_demo_killed_in_every_step_ends_as_an_undisturbed_one(tmp_path):
-    # One after the other in the same place: media are stored by names that hold their path, and the order
-    # of training follows storage.
+    # The same files in the same place: media are stored by names that hold path and time of change, and the
+    # order of training follows storage.
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "demo"
     _finish(killed)
     killed.rename(undisturbed)
+    shutil.copytree(undisturbed / "data", killed / "data")
     marks: dict[str, int] = {}
     for pattern, count in KILLS:
         _kill_at(killed, pattern, count)
