@@ -44,11 +44,19 @@ class Look:
     mean: Colour = CLIP_MEAN
     std: Colour = CLIP_STD
 
-    def frames(self, stored: Sequence[bytes | np.ndarray], kind: MediumKind) -> np.ndarray:
+    def blank(self, count: int) -> np.ndarray:
+        """Room for that many frames."""
+        kind = np.uint8 if self.recipe == "antialias" else np.float32
+        return np.empty((count, self.side, self.side, 3), kind)
+
+    def frames(
+        self, stored: Sequence[bytes | np.ndarray], kind: MediumKind, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """One medium's frames [N, side, side, 3], scaled but not normalised: what waits for its batch.
 
         Args:
             stored: JPEG or PNG files, or pictures [height, width, 3] of 8 bits.
+            out: where they are put; None: in new memory.
 
         Returns:
             8 bits under ``antialias``, float32 from 0 to 1 (and a little beyond) under ``reference``.
@@ -56,13 +64,14 @@ class Look:
         pad = self.aspect == "pad" and kind is MediumKind.IMAGE
         colour = (int(self.mean[0] * 255), int(self.mean[1] * 255), int(self.mean[2] * 255))
         if self.recipe == "antialias":
-            return _each(stored, lambda picture: fit(picture, self.side, pad=pad, colour=colour))
+            made = self.blank(len(stored)) if out is None else out
+            return _each(stored, lambda picture: fit(picture, self.side, pad=pad, colour=colour), made)
         mode = "bicubic" if kind is MediumKind.IMAGE else "bilinear"
 
         def scaled(picture: np.ndarray) -> np.ndarray:
             return sampled(on_canvas(picture, colour) if pad else picture, self.side, mode)
 
-        return _each(stored, scaled)
+        return _each(stored, scaled, self.blank(len(stored)) if out is None else out)
 
     def pixels(
         self,
@@ -142,15 +151,17 @@ def normalised(
     return ((pixels - centre) / torch.tensor(std, device=device).view(1, 3, 1, 1)).to(dtype)
 
 
-def _each(stored: Sequence[bytes | np.ndarray], make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Stacks what is made of each frame; a frame that is repeated, as in a short clip, is made once."""
-    done: dict[bytes, np.ndarray] = {}
-    made = []
-    for frame in stored:
+def _each(
+    stored: Sequence[bytes | np.ndarray], make: Callable[[np.ndarray], np.ndarray], out: np.ndarray
+) -> np.ndarray:
+    """Puts down what is made of each frame; a frame that is repeated, as in a short clip, is made once."""
+    done: dict[bytes, int] = {}
+    for place, frame in enumerate(stored):
         if not isinstance(frame, bytes):
-            made.append(make(frame))
-            continue
-        if frame not in done:
-            done[frame] = make(load_frame(frame))
-        made.append(done[frame])
-    return np.stack(made)
+            out[place] = make(frame)
+        elif frame in done:
+            out[place] = out[done[frame]]
+        else:
+            out[place] = make(load_frame(frame))
+            done[frame] = place
+    return out

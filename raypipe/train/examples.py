@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -44,6 +44,18 @@ class Example:
     fault: str = ""
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """An example without its pictures: the stored frames of each medium, and whether clips are mirrored."""
+
+    example: Example
+    media: tuple[tuple[MediumKind, Sequence[bytes]], ...]
+    mirrored: bool
+
+    def frames(self, kind: MediumKind) -> int:
+        return sum(len(stored) for k, stored in self.media if k is kind)
+
+
 STAND_IN = Example(-1, "", NOTHING, (), fault="stand-in")
 
 
@@ -73,8 +85,18 @@ class Examples:
         return self.example(number)
 
     def many(self, numbers: Sequence[int], epoch: int | None = None) -> list[Example]:
-        """Several examples, decoded side by side."""
-        return list(self._map(lambda number: self.example(number, epoch), numbers))
+        """Several examples, decoded side by side; all frames of a kind lie behind each other in memory."""
+        drafts = list(self._map(lambda number: self._draft(number, epoch), numbers))
+        counts = {kind: sum(d.frames(kind) for d in drafts) for kind in MediumKind}
+        room = {kind: self.look.blank(count) for kind, count in counts.items() if count}
+        taken = dict.fromkeys(room, 0)
+        rooms: list[list[np.ndarray]] = []
+        for draft in drafts:
+            rooms.append([])
+            for kind, stored in draft.media:
+                rooms[-1].append(room[kind][taken[kind] : taken[kind] + len(stored)])
+                taken[kind] += len(stored)
+        return list(self._map(lambda both: self._drawn(*both), list(zip(drafts, rooms, strict=True))))
 
     def tokens(self, numbers: Sequence[int]) -> list[int]:
         """How many positions each sample takes; no medium is looked at, and nothing is counted twice."""
@@ -90,27 +112,41 @@ class Examples:
             RequestError: its video has another number of frames than the model takes.
             DamageError: a medium cannot be read.
         """
+        draft = self._draft(number, epoch)
+        return self._drawn(draft, [self.look.blank(len(stored)) for _, stored in draft.media])
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _draft(self, number: int, epoch: int | None) -> _Draft:
+        """All of an example but its pictures."""
         sample = self.mixture.sample(number)
         self.reading(sample.id)
         encoded, cut, fault = self._fitted(sample)
         if fault:
-            return Example(number, sample.id, encoded, (), fault=fault)
-        rows = self.mixture.media(number)
-        mirrored = epoch is not None and self._mirrored(sample.id, epoch)
-        pixels = []
-        for kind, row in zip(sample.kinds, rows, strict=True):
+            return _Draft(Example(number, sample.id, encoded, (), fault=fault), (), mirrored=False)
+        media = []
+        for kind, row in zip(sample.kinds, self.mixture.media(number), strict=True):
             if kind is MediumKind.VIDEO and len(row["frames"]) != self._frames:
                 raise RequestError(
                     f"sample {sample.id}: {len(row['frames'])} frames for a model that takes {self._frames}",
                     f"prepare with sampling.policy=uniform sampling.frames={self._frames}",
                 )
-            shown = self.look.frames(row["frames"], kind)
-            pixels.append((kind, shown[:, :, ::-1] if mirrored and kind is MediumKind.VIDEO else shown))
-        return Example(number, sample.id, encoded, tuple(pixels), cut)
+            media.append((kind, row["frames"]))
+        mirrored = epoch is not None and self._mirrored(sample.id, epoch)
+        return _Draft(Example(number, sample.id, encoded, (), cut), tuple(media), mirrored)
 
-    def close(self) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+    def _drawn(self, draft: _Draft, rooms: Sequence[np.ndarray]) -> Example:
+        """The example with its pictures, put where there is room for them."""
+        pixels = []
+        for (kind, stored), room in zip(draft.media, rooms, strict=True):
+            self.reading(draft.example.id)
+            self.look.frames(stored, kind, room)
+            if draft.mirrored and kind is MediumKind.VIDEO:
+                room[:] = room[:, :, ::-1].copy()
+            pixels.append((kind, room))
+        return replace(draft.example, pixels=tuple(pixels))
 
     def _fitted(self, sample: Sample) -> tuple[Encoded, bool, str]:
         """Ids and labels within ``max_tokens``, whether they were cut, and why nothing is learned of it."""

@@ -15,7 +15,7 @@ from raypipe.model.splice import LossHead
 from raypipe.records import MediumKind
 from raypipe.settings import StageSettings
 from raypipe.text.chat import IGNORE
-from raypipe.train.collate import collate, packed, shares
+from raypipe.train.collate import collate, joined, packed, shares
 from raypipe.train.examples import Examples
 from raypipe.train.loader import Ahead, Steps
 from raypipe.train.mixture import IMAGE as OF_IMAGES
@@ -347,3 +347,20 @@ def test_a_model_of_eight_frames_takes_no_other_number(mixture):
     assert examples(mixture, four)[4].pixels  # an image
     with pytest.raises(RequestError, match="8 frames for a model that takes 4"):
         examples(mixture, four)[0]
+
+
+def test_frames_of_a_batch_are_where_they_were_drawn_and_nowhere_else(mixture, loaded):
+    some = examples(mixture, loaded)
+    together, alone = some.many([6, 7, 4, 0]), [some[n] for n in (6, 7, 4, 0)]
+    for one, other in zip(together, alone, strict=True):
+        assert [k for k, _ in one.pixels] == [k for k, _ in other.pixels]
+        assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(one.pixels, other.pixels, strict=True))
+    clips = [frames for one in together for kind, frames in one.pixels if kind is VIDEO]
+    assert np.shares_memory(joined(clips), clips[0])
+    assert np.array_equal(joined(clips), np.concatenate(clips))
+    turned = [clips[1], clips[0]]
+    assert np.array_equal(joined(turned), np.concatenate(turned))
+    assert not np.shares_memory(joined(turned), clips[0])
+    second = collate([(one,) for one in together[2:]], None)
+    wanted = np.concatenate([f for one in alone[2:] for k, f in one.pixels if k is VIDEO])
+    assert np.array_equal(second.pixels[VIDEO].numpy(), wanted)
