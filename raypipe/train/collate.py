@@ -7,6 +7,7 @@ so what is computed does not depend on the number of workers.
 from __future__ import annotations
 
 import bisect
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,10 +47,10 @@ def collate(
         start = 0
         for number, example in enumerate(row, start=1):
             end = start + len(example.encoded.ids)
-            ids[place, start:end] = torch.tensor(example.encoded.ids)
+            ids[place, start:end] = _numbers(example.encoded.ids)
             segments[place, start:end] = number
             if counts and not example.fault:
-                labels[place, start:end] = torch.tensor(example.encoded.labels)
+                labels[place, start:end] = _numbers(example.encoded.labels)
             labels[place, start] = IGNORE  # nothing before it in its own segment foretells it
             start = end
     pixels: dict[MediumKind, torch.Tensor] = {}
@@ -60,6 +61,10 @@ def collate(
     names = tuple(tuple(e.id for e in row) for row in rows)
     batch = Batch(ids, segments, labels, pixels, names)
     return batch if dtype is None else shown(batch, look or Look(0), dtype, device)
+
+
+def _numbers(values: Sequence[int]) -> torch.Tensor:
+    return torch.frombuffer(array("q", values), dtype=torch.long)  # a tenth of what torch.tensor takes
 
 
 def joined(frames: Sequence[np.ndarray]) -> np.ndarray:
