@@ -59,9 +59,18 @@ class Board:
     def post(self, key: str, rank: int, report: dict[str, Any]) -> str:
         """A rank's Status.view(), with its stacks once it has stood still for long."""
         said = self._of(key).ranks[rank]
-        said.pop("stacks", None)
+        for old in ("stacks", "looked_up"):
+            said.pop(old, None)
         said.update(report, at=time.monotonic())
         return LEAVE if self._over(key) else GO
+
+    def look_up(self, key: str, rank: int, found: dict[str, Any]) -> None:
+        """What a silent rank left in its mirror: where it is now, while its last sign tells where it was."""
+        said = self._of(key).ranks[rank]
+        age_s = time.monotonic() - said["at"]
+        if found:
+            found = {**found, "still_s": found["still_s"] - age_s}  # as of its last sign, as all the rest
+        said.update(found, looked_up=True)
 
     def put_fault(self, key: str, rank: int, fault: list[str]) -> None:
         """An error that no new attempt can mend; of several the first counts."""

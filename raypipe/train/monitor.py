@@ -30,6 +30,7 @@ DUMP_S = 4.0  # for py-spy; the whole report must be out 60 s after the last mov
 EXAMINE_S = 8.0
 _NOISE = ("class_name", "actor_id", "namespace", "ip:", "The actor died unexpectedly before")
 Tell = Callable[[str], None]
+Look = Callable[[int, str], dict[str, Any]]  # takes a process's id and its start
 log = logging.getLogger(__name__)
 
 
@@ -93,9 +94,23 @@ class Monitor:
         view = self.view()
         if view["attempt"] > self.seen.attempts:
             self._begun(view)
+        if self._look_up(view):
+            view = self.view()
         stall = judge(view, self._limits)
         if stall is not None:
             self._end(view, stall)
+
+    def _look_up(self, view: dict[str, Any]) -> bool:
+        """Reads where silent ranks are; whether there were any.
+
+        A rank that fell silent between two signs may have left the phase that it was in at the first of
+        them, and phases have limits of their own.
+        """
+        silent = [r for r in view["ranks"] if r["phase"] != "done" and self._limits.silent(r)]
+        fresh = [] if view["ended"] else [r for r in silent if "looked_up" not in r]
+        for rank, found in zip(fresh, self._ask(fresh, last_said), strict=True):
+            ray.get(self._board.look_up.remote(view["key"], rank["rank"], found), timeout=10)
+        return bool(fresh)
 
     def _begun(self, view: dict[str, Any]) -> None:
         self.seen.attempts = view["attempt"]
@@ -104,12 +119,11 @@ class Monitor:
             self._tell(f"started again with {view['world']} worker(s), attempt {view['attempt']}")
 
     def _end(self, view: dict[str, Any], stall: Any) -> None:
-        for rank in view["ranks"]:
-            if rank["age_s"] > self._limits.silent_s and rank["rank"] in stall.culprits:
-                found = self._examine(rank)
-                if "still_s" in found:  # as of now, where what it posted is as of its last sign
-                    found["still_s"] -= rank["age_s"]
-                rank.update(found)
+        silent = [r for r in view["ranks"] if self._limits.silent(r) and r["rank"] in stall.culprits]
+        for rank, found in zip(silent, self._ask(silent, examine), strict=True):
+            if "still_s" in found:  # as of now, where what it posted is as of its last sign
+                found["still_s"] -= rank["age_s"]
+            rank.update(found)
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         said = report(view, stall, when)
         name = f"{FOLDER}/{view['attempt']}-step-{said['step']}.json"
@@ -118,21 +132,37 @@ class Monitor:
         self._tell(f"{sentence(said)}; see {self._store.path(name)}; starting again from the last checkpoint")
         ray.get(self._board.end.remote(view["key"]), timeout=10)
 
-    def _examine(self, rank: dict[str, Any]) -> dict[str, Any]:
-        """Reads what a silent process last said, and its stack; then ends it, as it cannot do so itself."""
-        there = NodeAffinitySchedulingStrategy(rank["node"], soft=False)
-        task: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(examine)
-        try:
-            return ray.get(task.remote(rank["pid"], rank["started"]), timeout=EXAMINE_S)
-        except Exception as fault:  # its node may be gone, too
-            log.warning("process %s on %s cannot be looked at: %s", rank["pid"], rank["host"], fault)
-            return {}
+    def _ask(self, ranks: list[dict[str, Any]], look: Look) -> list[dict[str, Any]]:
+        """What a function finds out about silent processes, on their nodes; empty where it does not return."""
+        asked = []
+        for rank in ranks:
+            there = NodeAffinitySchedulingStrategy(rank["node"], soft=False)
+            task: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(look)
+            asked.append(task.remote(rank["pid"], rank["started"]))
+        answered = set(ray.wait(asked, num_returns=len(asked), timeout=EXAMINE_S)[0]) if asked else set()
+        return [self._found(rank, ref, ref in answered) for rank, ref in zip(ranks, asked, strict=True)]
+
+    @staticmethod
+    def _found(rank: dict[str, Any], asked: Any, answered: bool) -> dict[str, Any]:
+        why: object = f"no answer in {EXAMINE_S:g} s"
+        if answered:
+            try:
+                return ray.get(asked)
+            except Exception as fault:  # its node may be gone, too
+                why = fault
+        log.warning("process %s on %s cannot be looked at: %s", rank["pid"], rank["host"], why)
+        return {}
+
+
+def last_said(pid: int, started: str) -> dict[str, Any]:
+    """On a silent worker's node: its last Status; empty where another process has its number now."""
+    return dict(mirrored(pid) or {}) if start_of(pid) == started else {}
 
 
 def examine(pid: int, started: str) -> dict[str, Any]:
-    """On a silent worker's node: its last Status and its stacks, then SIGKILL."""
-    found: dict[str, Any] = dict(mirrored(pid) or {})
-    if start_of(pid) != started:  # another process has its number now
+    """On a silent worker's node: its last Status and its stacks, then SIGKILL, as it cannot end itself."""
+    found = last_said(pid, started)
+    if start_of(pid) != started:
         return found
     spy = Path(sys.executable).with_name("py-spy")
     command = [str(spy), "dump", "--nonblocking", "--pid", str(pid)]

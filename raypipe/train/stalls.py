@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-SLOW_PHASES = ("start", "checkpoint")  # building, loading and saving: they get start_s
 _ORDER = ("data", "sum", "forward", "backward", "step")  # of phases in a micro-batch
 COLLECTIVE = ("torch/distributed/distributed_c10d.py", "deepspeed/comm/")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """After how many seconds without movement a run is stuck, and without a sign a rank is silent."""
+    """After how many seconds without movement a run is stuck, and without a sign a rank is silent.
+
+    Building, loading, saving and the first step get ``start_s``. Not so a rank that falls silent while it
+    saves: writing leaves its thread of signs alone.
+    """
 
     stall_s: float
     start_s: float
@@ -22,8 +25,11 @@ class Limits:
         return max(3.0, self.stall_s / 2)
 
     def of(self, rank: dict[str, Any]) -> float:
-        slow = rank["phase"] in SLOW_PHASES or not rank["warm"]
-        return self.start_s if slow else self.stall_s
+        saves = rank["phase"] == "checkpoint" and not self.silent(rank)
+        return self.start_s if saves or rank["phase"] == "start" or not rank["warm"] else self.stall_s
+
+    def silent(self, rank: dict[str, Any]) -> bool:
+        return rank["age_s"] > self.silent_s
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def judge(view: dict[str, Any], limits: Limits) -> Stall | None:
 
 
 def _culprits(ranks: list[dict[str, Any]], limits: Limits) -> tuple[list[dict[str, Any]], str]:
-    silent = [r for r in ranks if r["age_s"] > limits.silent_s]
+    silent = [r for r in ranks if limits.silent(r)]
     if silent:
         return silent, "gives no sign of life"
     last = min((r["step"], r["micro"]) for r in ranks)

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,29 @@ def test_slow_phases_get_the_longer_limit():
     for slow in ({"phase": "start"}, {"phase": "checkpoint"}, {"warm": False}):
         assert blamed(rank(0, **slow), rank(1, **slow)) is None
         assert blamed(rank(0, **slow, still_s=100.0), rank(1, **slow, still_s=100.0)) == (0, 1)
+
+
+def test_who_falls_silent_while_it_saves_gets_the_shorter_limit():
+    saves = {"phase": "checkpoint", "still_s": 1.0}
+    assert blamed(rank(0), rank(1, **saves, age_s=4.0)) is None
+    assert blamed(rank(0), rank(1, **saves, age_s=9.5)) == (1,)
+    assert blamed(rank(0), rank(1, **saves | {"phase": "start"}, age_s=9.5)) is None
+
+
+def test_a_silent_rank_is_judged_by_where_it_is_and_not_by_its_last_sign():
+    here = Board()
+    for number in (0, 1):
+        here.enter("a", number, 2, {"host": "h", "node": "n", "pid": 100 + number, "started": "1"})
+        here.post("a", number, {"step": 0, "phase": "start", "warm": False, "still_s": 0.0})
+    time.sleep(0.05)
+    here.look_up("a", 1, {"step": 9, "phase": "forward", "warm": True, "still_s": 0.02})
+    said = here.view()["ranks"][1]
+    assert (said["step"], said["phase"], said["looked_up"]) == (9, "forward", True)
+    assert 0.02 <= said["still_s"] + said["age_s"] < 0.05
+    here.look_up("a", 0, {})  # nothing was found
+    assert here.view()["ranks"][0]["phase"] == "start"
+    here.post("a", 1, {"step": 9, "phase": "step", "warm": True, "still_s": 0.0})
+    assert "looked_up" not in here.view()["ranks"][1]
 
 
 def test_a_rank_that_never_began():
