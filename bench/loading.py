@@ -24,6 +24,7 @@ from raypipe.records import MEDIA_SCHEMA
 from raypipe.settings import StageSettings
 from raypipe.store.run import Run
 from raypipe.store.shards import Shard
+from raypipe.text.templates import TEMPLATES
 from raypipe.text.tokenizer import train_tokenizer
 from raypipe.train.examples import Examples
 from raypipe.train.loader import Ahead, Steps
@@ -85,6 +86,7 @@ def _stage(root: Path, batch: int) -> StageSettings:
         "mixture": [{"data": str(root)}],
         "global_batch": batch,
         "micro_batch": batch,
+        "workers": {"cpus": CORES},
     }
     return StageSettings.model_validate(values)
 
@@ -93,7 +95,7 @@ def _stage(root: Path, batch: int) -> StageSettings:
 def _shell() -> LoadedModel:
     """The 7B model without weights: the loader asks only its configuration and tokenizer."""
     family = FAMILIES["video_llava_hf"]
-    tokenizer = train_tokenizer([" a few words of text USER: ASSISTANT: A chat between a curious user and"])
+    tokenizer = train_tokenizer([" ".join(trained.WORDS), "What is there?", TEMPLATES["v1"].system])
     with torch.device("meta"):
         model = family.cls(family.random("7b", tokenizer.get_vocab_size()))
     return LoadedModel(model, family, tokenizer, Card())
@@ -101,7 +103,7 @@ def _shell() -> LoadedModel:
 
 def _loader(settings: StageSettings) -> tuple[Ahead, int]:
     mixture, plan = Mixture([part.data for part in settings.mixture]), plan_stage(settings)
-    examples = Examples(mixture, _shell(), settings, threads=CORES)
+    examples = Examples(mixture, _shell(), settings)
     alone = Worker(0, 1, torch.device("cpu"))
     steps = Steps(examples, order_of(mixture, plan, settings), alone, settings, None, plan.steps)
     return Ahead(steps, 0, plan.steps), plan.steps

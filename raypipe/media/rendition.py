@@ -43,17 +43,24 @@ def store_frame(picture: Image.Image, rendition: Rendition) -> bytes:
     return out.getvalue()
 
 
-def load_frame(data: bytes) -> np.ndarray:
+def load_frame(data: bytes, room: np.ndarray | None = None) -> np.ndarray:
     """Stored bytes back as a uint8 array [height, width, 3], RGB.
 
     Takes any JPEG or PNG, because an image may be stored as the file that it was (see image.py). The usual
     JPEG goes to libjpeg-turbo by the shorter way, which lets other threads run meanwhile; Pillow, whose
     pixels are the same, takes all else and says what is wrong with damaged files.
+
+    Args:
+        room: uint8, contiguous; a usual JPEG of just this shape is put there and ``room`` returned. What it
+            holds after anything else is undefined.
     """
     if data.startswith(_JPEG):
         try:
-            if simplejpeg.decode_jpeg_header(data)[2] == "YCbCr":
-                return simplejpeg.decode_jpeg(data, "RGB")
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+            if space == "YCbCr":
+                fits = room is not None and room.shape == (height, width, 3)
+                picture = simplejpeg.decode_jpeg(data, "RGB", buffer=room if fits else None)
+                return room if fits else picture  # type: ignore[return-value]
         except ValueError:
             pass
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:

@@ -154,14 +154,15 @@ def normalised(
 def _each(
     stored: Sequence[bytes | np.ndarray], make: Callable[[np.ndarray], np.ndarray], out: np.ndarray
 ) -> np.ndarray:
-    """Puts down what is made of each frame; a frame that is repeated, as in a short clip, is made once."""
-    done: dict[bytes, int] = {}
+    """Puts down what is made of each frame; one that is repeated, as in a short clip, is made once."""
     for place, frame in enumerate(stored):
         if not isinstance(frame, bytes):
             out[place] = make(frame)
-        elif frame in done:
-            out[place] = out[done[frame]]
+        elif place and frame == stored[place - 1]:
+            out[place] = out[place - 1]
         else:
-            out[place] = make(load_frame(frame))
-            done[frame] = place
+            room = out[place]
+            picture = load_frame(frame, room if room.dtype == np.uint8 else None)
+            if picture is not room:  # else it lies there already, in the size that is wanted
+                room[:] = make(picture)
     return out

@@ -9,11 +9,13 @@ token: found by character offsets, so the mask is right for any tokenizer.
 
 from __future__ import annotations
 
+import bisect
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -204,14 +206,15 @@ class ChatEncoder:
 
     def _encode_text(self, run: Sequence[Piece], ids: list[int], labels: list[int]) -> None:
         """Text that is tokenised together. A token is learned when its last character is."""
-        ends = list(accumulate(len(piece.text) for piece in run))
         encoding = self._literal.encode("".join(p.text for p in run), add_special_tokens=False)
-        at = 0
-        for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            while end > ends[at]:
-                at += 1
-            ids.append(token)
-            labels.append(token if run[at].learned else IGNORE)
+        tokens, offsets = encoding.ids, encoding.offsets
+        ids += tokens
+        lasts = list(accumulate(len(piece.text) for piece in run))
+        ends = [bisect.bisect_right(offsets, last, key=itemgetter(1)) for last in lasts[:-1]]
+        begin = 0
+        for piece, end in zip(run, [*ends, len(tokens)], strict=True):
+            labels += tokens[begin:end] if piece.learned else [IGNORE] * (end - begin)
+            begin = end
 
     def _parse(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces with special tokens taken out of texts, as far as the protocol wants it."""

@@ -6,6 +6,7 @@ spelled as the conversion script of transformers writes it for LLaVA-OneVision.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,10 +106,15 @@ class Template:
 def at_tokens(piece: Piece, tokens: Sequence[str]) -> Iterator[Piece]:
     """A text cut at every one of the tokens; what stands apart does so with its first part."""
     apart = piece.apart
-    for part in re.split(f"({'|'.join(map(re.escape, tokens))})", piece.text) if tokens else [piece.text]:
+    for part in _any_of(tuple(tokens)).split(piece.text) if tokens else [piece.text]:
         if part:
             yield Piece(part, piece.learned, special=part in tokens, apart=apart)
             apart = False
+
+
+@functools.cache
+def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(f"({'|'.join(map(re.escape, tokens))})")
 
 
 def _at_tags(text: str) -> list[Piece]:

@@ -16,9 +16,9 @@ import os
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raypipe.errors import DamageError, ServiceError
 from raypipe.records import fingerprint
@@ -26,6 +26,7 @@ from raypipe.settings import Cache
 from raypipe.store.files import Store
 from raypipe.store.index import Index, MediaReader, Place
 
+T = TypeVar("T")
 RANGE_BYTES = 16 << 20  # of one request
 GAP_BYTES = 1 << 20  # the widest hole between two wanted rows that is read along
 WASTE = 0.05  # bytes of holes, as a share of what is wanted
@@ -185,14 +186,20 @@ class CachedReader(MediaReader):
 
     def row(self, key: str) -> dict[str, Any]:
         """As MediaReader's. A kept row that Arrow cannot read is fetched again before it counts as damage."""
+        return self._again(super().row, key)
+
+    def frames(self, key: str) -> list[bytes]:
+        return self._again(super().frames, key)
+
+    def _again(self, read: Callable[[str], T], key: str) -> T:
         try:
-            return super().row(key)
+            return read(key)
         except DamageError:
             place = self.index.find(key)
             if place is None or not self.cache.has(self._name(place.shard, place.offset, place.length)):
                 raise
             self.cache.drop(self._name(place.shard, place.offset, place.length))
-            return super().row(key)
+            return read(key)
 
     def fetch(self, shard: str, places: Sequence[tuple[int, int]]) -> None:
         """Fetches what is not kept yet of some rows (offset, length) of a shard, by few requests.

@@ -63,7 +63,7 @@ class Examples:
     """Samples -> Examples for one model.
 
     Args:
-        threads: that decode; None: as many as a worker has cores.
+        threads: that decode; None: by the cores that a worker has.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class Examples:
         self._frames = loaded.family.frames(loaded.config)
         self._placeholders = {v.token_id for v in self.chat.visual.values()}
         self._tokens = np.zeros(len(mixture), np.int32)  # 0: not counted yet
-        threads = threads or max(1, min(MOST_THREADS, int(settings.workers.cpus)))
+        cores = int(settings.workers.cpus)
+        # One more than cores: a core is not idle while a thread waits for the interpreter.
+        threads = threads or (min(MOST_THREADS, cores + 1) if cores > 1 else 1)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
 
     def __getitem__(self, number: int) -> Example:
@@ -86,7 +88,11 @@ class Examples:
 
     def many(self, numbers: Sequence[int], epoch: int | None = None) -> list[Example]:
         """Several examples, decoded side by side; all frames of a kind lie behind each other in memory."""
-        drafts = list(self._map(lambda number: self._draft(number, epoch), numbers))
+        return self.begin(numbers, epoch)()
+
+    def begin(self, numbers: Sequence[int], epoch: int | None = None) -> Callable[[], list[Example]]:
+        """The same in two parts: texts at once, pictures while something else is done; the call waits."""
+        drafts = [self._draft(number, epoch) for number in numbers]
         counts = {kind: sum(d.frames(kind) for d in drafts) for kind in MediumKind}
         room = {kind: self.look.blank(count) for kind, count in counts.items() if count}
         taken = dict.fromkeys(room, 0)
@@ -96,7 +102,8 @@ class Examples:
             for kind, stored in draft.media:
                 rooms[-1].append(room[kind][taken[kind] : taken[kind] + len(stored)])
                 taken[kind] += len(stored)
-        return list(self._map(lambda both: self._drawn(*both), list(zip(drafts, rooms, strict=True))))
+        drawn = self._map(lambda both: self._drawn(*both), list(zip(drafts, rooms, strict=True)))
+        return lambda: list(drawn)
 
     def tokens(self, numbers: Sequence[int]) -> list[int]:
         """How many positions each sample takes; no medium is looked at, and nothing is counted twice."""
@@ -127,13 +134,13 @@ class Examples:
         if fault:
             return _Draft(Example(number, sample.id, encoded, (), fault=fault), (), mirrored=False)
         media = []
-        for kind, row in zip(sample.kinds, self.mixture.media(number), strict=True):
-            if kind is MediumKind.VIDEO and len(row["frames"]) != self._frames:
+        for kind, stored in zip(sample.kinds, self.mixture.frames(number, sample.media), strict=True):
+            if kind is MediumKind.VIDEO and len(stored) != self._frames:
                 raise RequestError(
-                    f"sample {sample.id}: {len(row['frames'])} frames for a model that takes {self._frames}",
+                    f"sample {sample.id}: {len(stored)} frames for a model that takes {self._frames}",
                     f"prepare with sampling.policy=uniform sampling.frames={self._frames}",
                 )
-            media.append((kind, row["frames"]))
+            media.append((kind, stored))
         mirrored = epoch is not None and self._mirrored(sample.id, epoch)
         return _Draft(Example(number, sample.id, encoded, (), cut), tuple(media), mirrored)
 

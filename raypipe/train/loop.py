@@ -96,7 +96,7 @@ class _Loop:
     """The steps of one rank from a checkpoint, or the beginning, to the end."""
 
     engine: Any
-    make: Steps
+    begin: Steps
     order: Order
     plan: StagePlan
     settings: StageSettings
@@ -110,7 +110,7 @@ class _Loop:
 
     def run(self, first: int) -> None:
         every, last = self.settings.checkpoint.every_steps, self.plan.steps
-        ahead = Ahead(self.make, first, last)
+        ahead = Ahead(self.begin, first, last)
         self.checkpoints.beat = lambda: self.status.at("checkpoint")  # a long upload is no stuck rank
         try:
             for step in range(first, last):
@@ -179,7 +179,7 @@ class _Loop:
     def _on_device(self, batch: Batch) -> Batch:
         if self.worker.device.type == "cpu":
             return batch
-        return shown(batch, self.make.look, ds.precision_of(self.settings), self.worker.device)
+        return shown(batch, self.begin.look, ds.precision_of(self.settings), self.worker.device)
 
     def _settle(self, ended: float) -> None:
         """Reads the step that was handed over last; its row goes into the metrics.
@@ -221,7 +221,7 @@ class _Loop:
         parts: list[str] = []
         samples = nonfinite.bad_losses(step.each)
         if math.isfinite(loss):
-            batches = [self._on_device(batch) for batch in self.make(step.step).batches]
+            batches = [self._on_device(batch) for batch in self.begin(step.step)().batches]
             _seed(self.settings.seed, step.step, self.worker.rank)
             scale = self.worker.world / max(1.0, learned)
             parts, samples = nonfinite.bad_gradients(self.engine, batches, scale, self.part_of)

@@ -89,10 +89,14 @@ class Mixture:
         part, within = self._find(number)
         return part.sample(within)
 
-    def media(self, number: int) -> list[dict[str, Any]]:
-        """The media rows of a sample, in the order of its tags."""
+    def frames(self, number: int, keys: Sequence[str] | None = None) -> list[list[bytes]]:
+        """The stored frames of each medium of a sample, in the order of its tags.
+
+        Args:
+            keys: the sample's media, where they are known already.
+        """
         part, within = self._find(number)
-        return [part.medium(key) for key in part.sample(within).media]
+        return [part.frames(key) for key in (part.sample(within).media if keys is None else keys)]
 
     def texts(self, number: int) -> list[str]:
         return [t.text for t in self.sample(number).turns]
@@ -160,13 +164,13 @@ class PreparedRun:
     def sample(self, number: int) -> Sample:
         return samples_of(self._samples.slice(number, 1).to_pylist())[0]
 
-    def medium(self, key: str) -> dict[str, Any]:
-        """One media row.
+    def frames(self, key: str) -> list[bytes]:
+        """The stored frames of one medium.
 
         Raises:
             DamageError: the index does not name it, or its shard is damaged.
         """
-        return self._media.row(key)
+        return self._media.frames(key)
 
     def fetch(self, shard: str, places: Sequence[tuple[int, int]]) -> None:
         """Brings rows of a shard, by (offset, length), into the cache; nothing to do for a local run."""

@@ -133,7 +133,7 @@ class Monitor:
         ray.get(self._board.end.remote(view["key"]), timeout=10)
 
     def _ask(self, ranks: list[dict[str, Any]], look: Look) -> list[dict[str, Any]]:
-        """What a function finds out about silent processes, on their nodes; empty where it does not return."""
+        """What a function finds out about silent processes, on their nodes; empty where none answers."""
         asked = []
         for rank in ranks:
             there = NodeAffinitySchedulingStrategy(rank["node"], soft=False)

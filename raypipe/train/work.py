@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,7 +73,20 @@ def work_of(
     *,
     epoch: int | None = None,
 ) -> Work:
-    """This rank's share of a global batch, cut into micro-batches.
+    """This rank's share of a global batch, cut into micro-batches: ``begin_work``, and waiting for it."""
+    return begin_work(examples, numbers, worker, micro, dtype, epoch=epoch)()
+
+
+def begin_work(
+    examples: Examples,
+    numbers: Sequence[int],
+    worker: Worker,
+    micro: int,
+    dtype: torch.dtype | None,
+    *,
+    epoch: int | None = None,
+) -> Callable[[], Work]:
+    """Begins to make this rank's share of a global batch; the call that is returned ends it.
 
     A rank that has no rows left for one is given a row without labels, so that every rank takes part in
     every reduction and nothing is counted twice.
@@ -85,17 +98,22 @@ def work_of(
     rows = rows_of(examples, numbers)
     cuts = shares(len(rows), worker.rank, worker.world, micro)
     slots = [slot for cut in cuts for row in cut for slot in rows[row]]
-    made = dict(zip(slots, examples.many([numbers[slot] for slot in slots], epoch), strict=True))
-    batches = []
-    for cut in cuts:
-        shown = [tuple(made[slot] for slot in rows[row]) for row in cut]
-        rows_shown = shown or [(STAND_IN,)]
-        batches.append(collate(rows_shown, dtype, worker.device, counts=bool(shown), look=examples.look))
-    seen = tuple(Seen(slot, e.number, e.id, _state(e)) for slot, e in sorted(made.items()))
-    counted = [s.state for s in seen]
-    work = Work(batches, tuple(numbers), counted.count(CUT), counted.count(DROPPED), seen)
-    _ = work.counts  # counted here, in the loader's thread
-    return work
+    drawn = examples.begin([numbers[slot] for slot in slots], epoch)
+
+    def end() -> Work:
+        made = dict(zip(slots, drawn(), strict=True))
+        batches = []
+        for cut in cuts:
+            shown = [tuple(made[slot] for slot in rows[row]) for row in cut]
+            rows_shown = shown or [(STAND_IN,)]
+            batches.append(collate(rows_shown, dtype, worker.device, counts=bool(shown), look=examples.look))
+        seen = tuple(Seen(slot, e.number, e.id, _state(e)) for slot, e in sorted(made.items()))
+        counted = [s.state for s in seen]
+        work = Work(batches, tuple(numbers), counted.count(CUT), counted.count(DROPPED), seen)
+        _ = work.counts  # counted here, in the loader's thread
+        return work
+
+    return end
 
 
 def rows_of(examples: Examples, numbers: Sequence[int]) -> list[tuple[int, ...]]:

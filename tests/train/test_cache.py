@@ -244,13 +244,13 @@ def test_ranks_of_a_node_at_the_same_time_fetch_nothing_twice(remote, proxy, tmp
 def test_a_row_that_spoiled_in_the_cache_is_fetched_again(remote, proxy, tmp_path):
     chosen = stage(remote, tmp_path / "node")
     mixture = Mixture([remote], chosen.cache)
-    expected = mixture.media(PICTURE)
+    expected = mixture.frames(PICTURE)
     (file,) = (p for p in (tmp_path / "node").glob("*/*") if "-" in p.name and "locks" not in str(p))
     whole = file.read_bytes()
     asked = len(media_bytes(proxy))
     for damaged in (whole[:-1], whole[:40] + b"\x00" * 40 + whole[80:], kept_as(b"no Arrow at all")):
         file.write_bytes(damaged)
-        assert mixture.media(PICTURE) == expected
+        assert mixture.frames(PICTURE) == expected
         assert file.read_bytes() == whole
         asked += 1
         assert len(media_bytes(proxy)) == asked
@@ -269,7 +269,7 @@ def test_a_shard_that_is_damaged_itself_is_damage(remote, tmp_path):
     Store(remote).replace(columns.shards[columns.row_shard[row]], b"nothing of the kind")
     mixture.fetch(columns.rows_of([PICTURE]))
     with pytest.raises(DamageError):
-        mixture.media(PICTURE)
+        mixture.frames(PICTURE)
 
 
 def test_a_cache_too_small_for_a_window_works_in_pieces(many, remote, proxy, tmp_path):

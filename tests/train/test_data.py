@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_a_sample_whose_medium_is_not_in_the_index_is_damage(tmp_path):
 
 def test_each_sample_comes_with_its_own_media(mixture):
     """The numbers that can be read from the stored frames are those of the annotation."""
-    shown = [[[number_of(f) for f in row["frames"]] for row in mixture.media(n)] for n in range(8)]
+    shown = [[[number_of(f) for f in frames] for frames in mixture.frames(n)] for n in range(8)]
     nine = [0, 1, 2, 3, 4, 5, 6, 8]
     assert shown == [
         [nine],
@@ -268,37 +269,43 @@ def test_whole_clips_are_mirrored_in_training_only(mixture, loaded):
 
 def test_a_medium_that_is_not_there_is_damage(mixture):
     with pytest.raises(DamageError, match="index"):
-        mixture.parts[0].medium("no such key")
+        mixture.parts[0].frames("no such key")
 
 
 def test_batches_are_made_ahead_in_order_and_faults_come_through():
-    def make(step: int) -> int:
+    def make(step: int) -> Callable[[], int]:
+        begun.append(step)
         if step == 5:
             raise DamageError("no such shard")
-        return step
+        return lambda: ended.append(step) or step
+
+    begun: list[int] = []
+    ended: list[int] = []
 
     ahead = Ahead(make, 2, 9)
     assert [ahead.take() for _ in range(3)] == [2, 3, 4]
     with pytest.raises(DamageError):
         ahead.take()
-    assert ahead.take() == 6
+    assert [ahead.take() for _ in range(3)] == [6, 7, 8]
     ahead.close()
+    assert begun == list(range(2, 9))
+    assert ended == [2, 3, 4, 6, 7, 8]
 
 
 def test_no_more_than_the_depth_is_made_ahead_and_nothing_after_the_end():
     made, go = [], threading.Event()
 
-    def make(step: int) -> int:
+    def make(step: int) -> Callable[[], int]:
         go.wait(30)
         made.append(step)
-        return step
+        return lambda: step
 
     ahead = Ahead(make, 0, 100, depth=3)
     go.set()
     assert [ahead.take() for _ in range(4)] == [0, 1, 2, 3]
     ahead.close()
     assert made == list(range(len(made)))
-    assert len(made) <= 7
+    assert len(made) <= 8
     assert not any(t.name.startswith("loader") and t.is_alive() for t in _ended())
 
 

@@ -58,7 +58,7 @@ def ids(mixture: Mixture, numbers) -> set[str]:
 
 def rows_of(mixture: Mixture, numbers) -> set[bytes]:
     """The frames that samples show."""
-    return {row["frames"][0] for n in numbers for row in mixture.media(int(n))}
+    return {frames[0] for n in numbers for frames in mixture.frames(int(n))}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
