@@ -57,7 +57,9 @@ class _Clock(TrainerCallback):
         self.first = self.first or self.last
 
 
-def step_seconds(loaded: LoadedModel, examples: Examples, settings: StageSettings, steps: int) -> float:
+def step_seconds(
+    loaded: LoadedModel, examples: Examples, settings: StageSettings, steps: int, *, gpu: bool = False
+) -> float:
     """Trains for some steps; mean seconds of a step."""
     trainer_module.is_datasets_available = lambda: False  # the folder datasets/ is not the package
     clock = _Clock()
@@ -69,8 +71,11 @@ def step_seconds(loaded: LoadedModel, examples: Examples, settings: StageSetting
             learning_rate=max(settings.rates.values()),
             lr_scheduler_type="cosine",
             max_grad_norm=settings.optimizer.clip,
-            use_cpu=True,
-            dataloader_num_workers=1,
+            use_cpu=not gpu,
+            bf16=gpu,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            dataloader_num_workers=8 if gpu else 1,
             remove_unused_columns=False,
             report_to=[],
             save_strategy="no",

@@ -42,7 +42,14 @@ def clips(count: int = 192) -> Path:
     return _run("clips", count, Rendition(), ("video",), spread=0.3)
 
 
-def _run(name: str, count: int, rendition: Rendition, kinds: tuple[str, ...], spread: float) -> Path:
+def long_texts(count: int = 96) -> Path:
+    """A finished prepare run of texts alone, each longer than 4,096 tokens."""
+    return _run("texts", count, Rendition(), ("text",), spread=0.0, words=5000)
+
+
+def _run(
+    name: str, count: int, rendition: Rendition, kinds: tuple[str, ...], spread: float, words: int = 0
+) -> Path:
     root = drawn.cache_folder() / f"train-v{_VERSION}-{name}-{count}"
     out = root / "run"
     if (out / "commit.json").exists():
@@ -61,13 +68,14 @@ def _run(name: str, count: int, rendition: Rendition, kinds: tuple[str, ...], sp
             copy = root / "data" / f"{number}.mp4"
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(sources[number % len(sources)].read_bytes() + number.to_bytes(8, "big") * 2)
-        words = int(np.clip(rng.lognormal(3.3, spread), 2, 300))
+        length = words or int(np.clip(rng.lognormal(3.3, spread), 2, 300))
         tag = "" if kind == "text" else f"<{kind}>\n"
         record["conversations"] = [
             {"from": "human", "value": f"{tag}What is there?"},
-            {"from": "gpt", "value": " ".join(rng.choice(WORDS, words))},
+            {"from": "gpt", "value": " ".join(rng.choice(WORDS, length))},
         ]
         records.append(record)
+    (root / "data").mkdir(parents=True, exist_ok=True)
     (root / "data" / "bench.json").write_text(json.dumps(records))
     settings = DatasetSettings(
         name=name,
