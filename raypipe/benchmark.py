@@ -20,6 +20,7 @@ from raypipe.grading.metrics import (
     Graded,
     GradedTable,
     Metric,
+    averaged,
     graded_from_verdict,
     score_of,
     tabulate,
@@ -34,12 +35,17 @@ __all__ = [
     "VIDEO_LLAVA",
     "Benchmark",
     "Graded",
+    "Stored",
+    "Upload",
+    "VerdictReader",
     "grade",
     "graded_from_verdict",
     "load",
     "make_question",
     "names",
     "scores",
+    "scores_of_runs",
+    "splits",
     "ungraded",
     "without_suffix",
 ]
@@ -48,6 +54,25 @@ PACKAGE = "raypipe.benchmarks"
 ONE_WORD = "\nAnswer the question using a single word or phrase."
 VIDEO_LLAVA = "Video-LLaVA-7B (arXiv 2311.10122)"
 OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Verdicts as a judge left them: one dictionary by question id for each run of the judge.
+
+    ``rows`` are the verdicts read and ``extra`` those of them that belong to no question.
+    """
+
+    runs: Sequence[Mapping[str, Graded]]
+    rows: int
+    extra: int = 0
+
+
+# Takes the questions and the files (or folders); raises RequestError for what is damaged or does not fit.
+VerdictReader = Callable[[Sequence[Question], Sequence[Path]], Stored]
+# Takes eval root, questions, replies by question id and the place to write to; returns the files it wrote.
+# Everything is checked before the first byte is written: a RequestError leaves nothing behind.
+Upload = Callable[[Path, Sequence[Question], Mapping[str, str], Path], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -64,8 +89,12 @@ class Benchmark:
         read: reads the questions, given the eval root.
         measure: its metrics over graded questions, in percent (a judge's ``score`` in 0..5).
         primary: the metric a paper prints.
-        rule: grades a reply against the reference; None if a judge is needed.
+        rule: grades a reply against the reference; None if a judge is needed, or if the answers are secret.
         rubric: the judge's rubric, by its name in ``grading.rubrics``; None if a rule grades.
+        verdicts: reads the verdicts that the reference's judge stores; None where no judge is needed.
+        upload: writes what an evaluation server takes; None where there is no server.
+        split: which of several question sets this is; empty where there is one. See ``load``.
+        source: where its data are to be had, for a person who has none of them.
         max_new_tokens: the longest answer.
         pad: the reference pads images to a square (``protocol=reference`` only; corrected always pads).
         reference_template: the chat template the reference asks with.
@@ -83,6 +112,10 @@ class Benchmark:
     primary: str
     rule: Rule | None = None
     rubric: str | None = None
+    verdicts: VerdictReader | None = None
+    upload: Upload | None = None
+    split: str = ""
+    source: str = ""
     max_new_tokens: int = 128
     pad: bool = True
     reference_template: str = "v1"
@@ -112,7 +145,7 @@ class Benchmark:
         if missing:
             raise RequestError(
                 f"{self.name}: no such file: {missing}",
-                f"unpack the benchmark's annotations into {Path(eval_root) / self.folder}",
+                self.source or f"unpack the benchmark's annotations into {Path(eval_root) / self.folder}",
             )
         questions = self.read(Path(eval_root))
         if not questions:
@@ -134,16 +167,31 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
-def load(name: str) -> Benchmark:
+def load(name: str, split: str | None = None) -> Benchmark:
     """The benchmark of that name.
 
+    Args:
+        split: one of ``splits(name)``; None is the one that the reference's guide uses.
+
     Raises:
-        RequestError: there is none; the nearest name is given.
+        RequestError: there is no such benchmark or split; the nearest name is given.
     """
     if name not in names():
         raise RequestError(f"no benchmark is called '{name}'", nearest(name, names(), shown=20))
-    benchmark: Benchmark = importlib.import_module(f"{PACKAGE}.{name}").BENCHMARK
-    return benchmark
+    module = importlib.import_module(f"{PACKAGE}.{name}")
+    known: Mapping[str, Benchmark] = getattr(module, "BY_SPLIT", {})
+    benchmark: Benchmark = module.BENCHMARK
+    if split is None or split == benchmark.split:
+        return benchmark
+    if split not in known:
+        raise RequestError(f"{name} has no split '{split}'", nearest(split, list(known), shown=20))
+    return known[split]
+
+
+def splits(name: str) -> list[str]:
+    """The question sets of a benchmark; empty where there is only one."""
+    load(name)
+    return list(getattr(importlib.import_module(f"{PACKAGE}.{name}"), "BY_SPLIT", {}))
 
 
 def make_question(
@@ -155,6 +203,7 @@ def make_question(
     reference: str,
     category: str = "",
     extra: dict[str, Any] | None = None,
+    tags: tuple[str, ...] = (),
 ) -> Question:
     """A question whose id is made from what is asked about what, so that it survives any reordering."""
     return Question(
@@ -167,6 +216,7 @@ def make_question(
         reference=reference,
         category=category,
         extra=extra or {},
+        tags=tags,
     )
 
 
@@ -200,6 +250,17 @@ def grade(benchmark: Benchmark, item: Question | Prediction, text: str) -> Grade
     return replace(ungraded(item, outcome), value=mark.value, parsed=mark.parsed)
 
 
+def scores_of_runs(benchmark: Benchmark, runs: Sequence[Sequence[Graded]]) -> list[Score]:
+    """As ``scores``, of several judgements of the same answers: each metric is its mean over the runs.
+
+    Args:
+        runs: each with all questions.
+    """
+    tables = [tabulate(graded) for graded in runs]
+    metrics = averaged([benchmark.measure(table) for table in tables])
+    return [score_of(benchmark.name, metric, tables[0]) for metric in metrics]
+
+
 def scores(benchmark: Benchmark, graded: Sequence[Graded]) -> list[Score]:
     """Every metric of the benchmark with its 95 % interval, clustered by medium.
 
@@ -207,5 +268,4 @@ def scores(benchmark: Benchmark, graded: Sequence[Graded]) -> list[Score]:
     with a fixed seed. ``n`` and ``missing`` are the questions with and without a value; the missing ones
     are left out of the metric.
     """
-    table = tabulate(graded)
-    return [score_of(benchmark.name, metric, table) for metric in benchmark.measure(table)]
+    return scores_of_runs(benchmark, [graded])

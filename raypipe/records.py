@@ -135,7 +135,8 @@ class Question:
 
     ``prompt`` is what the model is asked (without the media tag), ``question`` the bare question
     that a judge or a scorer needs, ``reference`` the right answer(s) as the benchmark states them,
-    ``category`` what the benchmark groups its metric by. ``row_id`` is the benchmark's own id.
+    ``category`` what the benchmark groups its metric by. ``row_id`` is the benchmark's own id. ``tags``
+    are further facts to break a metric down by, each ``facet=value``, as in ``grade=7``.
     """
 
     id: str
@@ -147,6 +148,7 @@ class Question:
     reference: str
     category: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class Prediction:
     outcome: Outcome
     detail: str
     new_tokens: int
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,8 +247,8 @@ INDEX_SCHEMA = pa.schema(
 )
 
 PREDICTION_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in Prediction.__dataclass_fields__ if name != "new_tokens"]
-    + [("new_tokens", pa.int32())]
+    [(name, pa.string()) for name in Prediction.__dataclass_fields__ if name not in ("new_tokens", "tags")]
+    + [("new_tokens", pa.int32()), ("tags", pa.list_(pa.string()))]
 )
 
 THUMBS_SCHEMA = pa.schema([("medium", pa.string()), ("frames", FRAMES), ("pts_s", pa.list_(pa.float64()))])
@@ -280,7 +283,7 @@ def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
 
 
 def predictions_of(rows: Sequence[dict[str, Any]]) -> list[Prediction]:
-    return [Prediction(**{**row, "outcome": Outcome(row["outcome"])}) for row in rows]
+    return [Prediction(**{**r, "outcome": Outcome(r["outcome"]), "tags": tuple(r["tags"])}) for r in rows]
 
 
 def verdicts_of(rows: Sequence[dict[str, Any]]) -> list[Verdict]:

@@ -10,15 +10,18 @@ without a readable score leaves the mean, while the reference keeps it in the de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from raypipe.benchmark import VIDEO_LLAVA, Benchmark, make_question
+from raypipe.benchmark import VIDEO_LLAVA, Benchmark, Graded, Stored, make_question, ungraded
 from raypipe.errors import RequestError
-from raypipe.eval_root import field, medium_path, read_json_rows
+from raypipe.eval_root import Row, field, medium_path, read_json, read_json_rows
+from raypipe.grading.answers import judged_correct, judged_score
 from raypipe.grading.metrics import GradedTable, Metric, accuracies, mean
-from raypipe.records import MediumKind, MediumRef, Question
+from raypipe.records import MediumKind, MediumRef, Outcome, Question
 
 ROOT = "GPT_Zero_Shot_QA"
 # The reference's list in its order, then the two that the published TGIF data also needs.
@@ -49,6 +52,7 @@ def video_qa(
         measure=measure,
         primary="accuracy",
         rubric="video_qa",
+        verdicts=read_verdicts,
         max_new_tokens=1024,
         reference_template="llava_v1",
         published=published,
@@ -105,6 +109,58 @@ def _read_answers(path: Path) -> dict[str, tuple[str, str]]:
 def _video(eval_root: Path, stem: str) -> MediumRef:
     found = next((e for e in EXTENSIONS if (eval_root / (stem + e)).is_file()), EXTENSIONS[0])
     return MediumRef(MediumKind.VIDEO, stem + found)
+
+
+def read_verdicts(questions: Sequence[Question], files: Sequence[Path]) -> Stored:
+    """Verdicts as the reference's judge stores them; a verdict that is neither yes nor no has no value.
+
+    Args:
+        files: of one run of the judge: ``results.json`` files, ``{id: [{"pred": "yes", "score": 4},
+            {"q", "a", "pred"}]}``, or folders with one ``<id>.json`` a question.
+    """
+    by_row = {question.row_id: question for question in questions}
+    verdicts: dict[str, Graded] = {}
+    rows, extra = 0, 0
+    for path, row_id, record in _stored(files):
+        rows += 1
+        question = by_row.get(row_id)
+        if question is None:
+            extra += 1
+        else:
+            verdicts[question.id] = _graded(question, record, path)
+    return Stored([verdicts], rows, extra)
+
+
+def _stored(files: Sequence[Path]) -> Iterator[tuple[Path, str, Any]]:
+    """File, question id and record of each stored verdict."""
+    for path in files:
+        if path.is_dir():
+            for single in sorted(path.glob("*.json")):
+                yield single, single.stem, read_json(single)
+            continue
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise RequestError(f"{path} does not hold verdicts by question id")
+        for row_id, record in content.items():
+            yield path, row_id, record
+
+
+def _graded(question: Question, record: Any, path: Path) -> Graded:
+    parts: list[Row] = [part for part in record if isinstance(part, dict)] if isinstance(record, list) else []
+    verdict, judged = (*parts, {}, {})[:2]
+    for key, ours in (("q", question.question), ("a", question.reference)):
+        theirs = judged.get(key)
+        if theirs is not None and str(theirs).strip() != ours.strip():
+            raise RequestError(
+                f"{path}: the verdict on {question.row_id!r} was given against {theirs!r}, "
+                f"and the benchmark says {ours!r}",
+                "the reference pairs wrong answers when it runs on several GPUs; judge the predictions again",
+            )
+    correct = judged_correct(verdict.get("pred"))
+    unread = ungraded(question, Outcome.JUDGE_UNREADABLE)
+    if correct is None:
+        return unread
+    return replace(unread, value=float(correct), score=judged_score(verdict.get("score")), outcome=Outcome.OK)
 
 
 def measure(table: GradedTable) -> list[Metric]:

@@ -119,4 +119,5 @@ def _prediction(
         outcome=outcome,
         detail=detail,
         new_tokens=new_tokens,
+        tags=question.tags,
     )

@@ -34,7 +34,8 @@ class Graded:
     """A question with what its answer is worth.
 
     ``value`` is 1 or 0, or between them for soft accuracies, and None without an answer or a verdict;
-    ``score`` is a judge's 0-5. ``medium`` is the path of the medium, empty for a question without one.
+    ``score`` is a judge's mark on the benchmark's own scale, ``baseline`` its mark of the reference where the
+    judge compares two answers. ``medium`` is the path of the medium, empty for a question without one.
     """
 
     question_id: str
@@ -46,6 +47,8 @@ class Graded:
     truth: str = ""
     outcome: Outcome = Outcome.OK
     row_id: str = ""
+    tags: tuple[str, ...] = ()
+    baseline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class GradedTable:
     score: Floats
     parsed: NDArray[np.str_]
     truth: NDArray[np.str_]
+    row_id: NDArray[np.str_]
+    baseline: Floats
+    tags: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.cluster)
@@ -70,6 +76,16 @@ class GradedTable:
     def categories(self) -> list[str]:
         """The categories in alphabetical order, without the empty one."""
         return [str(name) for name in np.unique(self.category) if name]
+
+    def facet(self, name: str) -> dict[str, Mask]:
+        """The questions with each value of a facet (a tag is ``facet=value``), by value in order."""
+        found: dict[str, Mask] = {}
+        for row, tags in enumerate(self.tags):
+            for tag in tags:
+                facet, _, value = tag.partition("=")
+                if facet == name:
+                    found.setdefault(value, np.zeros(len(self), dtype=bool))[row] = True
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,9 @@ def tabulate(graded: Sequence[Graded]) -> GradedTable:
         score=_numbers(g.score for g in graded),
         parsed=np.array([g.parsed for g in graded], dtype=np.str_),
         truth=np.array([g.truth for g in graded], dtype=np.str_),
+        row_id=np.array([g.row_id for g in graded], dtype=np.str_),
+        baseline=_numbers(g.baseline for g in graded),
+        tags=tuple(g.tags for g in graded),
     )
 
 
@@ -128,6 +147,39 @@ def accuracies(table: GradedTable) -> list[Metric]:
     if len(categories) > 1:
         metrics += [proportion(f"accuracy/{c}", table.value, table.category == c) for c in categories]
     return metrics
+
+
+def by_facet(table: GradedTable, *facets: str) -> list[Metric]:
+    """``accuracy/<facet>=<value>`` for each value of these facets."""
+    return [
+        proportion(f"accuracy/{facet}={value}", table.value, mask)
+        for facet in facets
+        for value, mask in table.facet(facet).items()
+    ]
+
+
+def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
+    """Metrics of several runs over the same questions as one each: the mean of their values.
+
+    The counts of the runs lie side by side, so that a resample of media takes the same media of every run.
+
+    Args:
+        runs: the metrics of each run, of tables with the same rows.
+    """
+    if len(runs) == 1:
+        return list(runs[0])
+    return [_mean_of(metrics) for metrics in zip(*runs, strict=True)]
+
+
+def _mean_of(metrics: Sequence[Metric]) -> Metric:
+    def formula(sums: Floats) -> Floats:
+        parts = np.split(sums, len(metrics), axis=-1)
+        return np.nanmean([m.formula(part) for m, part in zip(metrics, parts, strict=True)], axis=0)
+
+    first = metrics[0]
+    answered = np.logical_or.reduce([m.answered for m in metrics])
+    counts = np.concatenate([m.counts * m.answered[:, None] for m in metrics], axis=1)
+    return Metric(first.name, first.asked, answered, counts, formula, first.bounds)
 
 
 def ratio(sums: Floats) -> Floats:
@@ -185,6 +237,7 @@ def ungraded(item: Prediction | Question, outcome: Outcome) -> Graded:
         truth=item.reference,
         outcome=outcome,
         row_id=item.row_id,
+        tags=item.tags,
     )
 
 

@@ -10,133 +10,109 @@ import sys
 import pytest
 
 from raypipe import benchmark as benchmarks
-from raypipe.benchmark import Benchmark, grade, graded_from_verdict, scores, ungraded
+from raypipe.benchmark import Benchmark, Graded, grade, graded_from_verdict, scores, ungraded
 from raypipe.errors import RequestError
 from raypipe.grading.metrics import tabulate
 from raypipe.grading.rubrics import RUBRICS
-from raypipe.records import MediumKind, Outcome, Prediction, Question, Verdict
-from tests.support.eval_roots import made_up
+from raypipe.records import MediumKind, Outcome, Question
+from tests.support.case import Case, predicted
+from tests.support.eval_roots import CASES, made_up
 
-# The first question of each: its prompt to the letter, its reference, and a reply that is wrong.
-FIRST = {
-    "msvd_qa": ("what is he doing", "running", ""),
-    "msrvtt_qa": ("what is he doing", "running", ""),
-    "tgif_qa": ("what is he doing", "running", ""),
-    "activitynet_qa": ("what is he doing", "running", ""),
-    "pope": (
-        "Is there a kite in the image?\nAnswer the question using a single word or phrase.",
-        "yes",
-        "No, there is none.",
-    ),
-    "gqa": ("Is it overcast?\nAnswer the question using a single word or phrase.", "no", "Yes"),
-    "scienceqa": (
-        "Which sinks?\nA. cork\nB. iron\nAnswer with the option's letter from the given choices directly.",
-        "B",
-        "A",
-    ),
-}
+ALL = [f"{n}:{s}" if s else n for n in benchmarks.names() for s in benchmarks.splits(n) or [""]]
 
-pytestmark = pytest.mark.parametrize("name", benchmarks.names())
+pytestmark = pytest.mark.parametrize("name", ALL)
 
 
 @pytest.fixture
 def benchmark(name: str) -> Benchmark:
-    return benchmarks.load(name)
+    plain, _, split = name.partition(":")
+    return benchmarks.load(plain, split or None)
 
 
 @pytest.fixture
-def questions(benchmark: Benchmark, tmp_path) -> list[Question]:
-    return benchmark.questions(made_up(tmp_path, benchmark.name))
+def case(name: str) -> Case:
+    return CASES[name]
 
 
-def _predicted(question: Question, text: str, outcome: Outcome = Outcome.OK) -> Prediction:
-    medium = question.medium.path if question.medium else ""
-    return Prediction(
-        "key",
-        question.benchmark,
-        question.id,
-        question.row_id,
-        medium,
-        question.category,
-        question.prompt,
-        question.question,
-        question.reference,
-        text,
-        outcome,
-        "",
-        1,
-    )
+@pytest.fixture
+def questions(name: str, benchmark: Benchmark, tmp_path) -> list[Question]:
+    return benchmark.questions(made_up(tmp_path, name))
 
 
-def _verdict(question: Question, correct: bool | None, outcome: Outcome = Outcome.OK) -> Verdict:
-    score = None if correct is None else 5.0 * correct
-    return Verdict(
-        "key", question.benchmark, question.id, "judge", "judge-1", "r", outcome, correct, score, "", 1, 1
-    )
+@pytest.fixture
+def graded(benchmark: Benchmark, case: Case, questions: list[Question]):
+    """All questions, answered right or wrong."""
+    if benchmark.rule is None and benchmark.verdicts is None:
+        pytest.skip("its answers are secret")
+
+    def grade_all(right: bool) -> list[Graded]:
+        return [_graded(benchmark, case, q, right) for q in questions]
+
+    return grade_all
 
 
-def _graded(benchmark: Benchmark, question: Question, right: bool):
+def _graded(benchmark: Benchmark, case: Case, question: Question, right: bool) -> Graded:
     if benchmark.rule is None:
-        return graded_from_verdict(_predicted(question, "a reply"), _verdict(question, right))
-    replies = [question.reference, "yes", "no", "A", "B", "neither of these"]
+        return case.judged(question, right)
+    if right:
+        return grade(benchmark, question, case.right(question) if case.right else question.reference)
+    replies = ["yes", "no", "A", "B", "neither of these"]
     marks = [grade(benchmark, question, reply) for reply in replies]
-    return marks[0] if right else next(mark for mark in marks if mark.value == 0)
+    return next(mark for mark in marks if mark.value == 0)
 
 
 def test_is_found_by_its_own_name(name, benchmark):
-    assert benchmark.name == name
-    assert (benchmark.rule is None) != (benchmark.rubric is None)
+    assert ":".join(filter(None, [benchmark.name, benchmark.split])) in (name, f"{name}:{benchmark.split}")
+    assert benchmark.rule is None or (benchmark.rubric is None and benchmark.verdicts is None)
+    assert benchmark.rule or benchmark.verdicts or benchmark.upload
     assert benchmark.rubric is None or benchmark.rubric in RUBRICS
     assert benchmark.reference_template == ("llava_v1" if benchmark.media is MediumKind.VIDEO else "v1")
-    assert benchmark.published_source
+    assert not benchmark.published or benchmark.published_source
 
 
-def test_ids_are_unique_and_come_from_content(benchmark, questions, tmp_path):
-    again = benchmark.questions(made_up(tmp_path / "elsewhere", benchmark.name))
+def test_ids_are_unique_and_come_from_content(name, benchmark, questions, tmp_path):
+    again = benchmark.questions(made_up(tmp_path / "elsewhere", name))
     assert [q.id for q in again] == [q.id for q in questions]
     assert len({q.id for q in questions}) == len(questions)
     assert all(q.benchmark == benchmark.name for q in questions)
     assert all(q.medium is None or not q.medium.path.startswith("/") for q in questions)
 
 
-def test_prompt_and_reference_are_the_golden_ones(name, questions):
-    assert (questions[0].prompt, questions[0].reference) == FIRST[name][:2]
+def test_prompt_and_reference_are_the_golden_ones(case, questions):
+    assert (questions[0].prompt, questions[0].reference) == (case.prompt, case.reference)
 
 
-def test_right_answers_score_full_and_wrong_ones_nothing(benchmark, questions):
-    right = benchmark.metrics([_graded(benchmark, q, True) for q in questions])
-    wrong = benchmark.metrics([_graded(benchmark, q, False) for q in questions])
-    assert right[benchmark.primary] == 100
-    assert wrong[benchmark.primary] == 0
+def test_right_answers_score_full_and_wrong_ones_nothing(benchmark, case, graded):
+    assert benchmark.metrics(graded(True))[benchmark.primary] == pytest.approx(case.full)
+    assert benchmark.metrics(graded(False))[benchmark.primary] == pytest.approx(case.nothing)
 
 
-def test_the_golden_wrong_reply_is_wrong(name, benchmark, questions):
+def test_the_golden_wrong_reply_is_wrong(benchmark, case, questions):
     if benchmark.rule is not None:
-        assert grade(benchmark, questions[0], FIRST[name][2]).value == 0
+        assert grade(benchmark, questions[0], case.wrong).value == 0
 
 
-def test_empty_reply_is_graded_as_it_stands_and_named(benchmark, questions):
-    if benchmark.rule is None:
-        graded = graded_from_verdict(
-            _predicted(questions[0], "", Outcome.EMPTY), _verdict(questions[0], False)
-        )
+def test_empty_reply_is_graded_as_it_stands_and_named(benchmark, case, questions):
+    if benchmark.rule is not None:
+        empty = grade(benchmark, questions[0], " \n")
     else:
-        graded = grade(benchmark, questions[0], " \n")
-    assert graded.outcome is Outcome.EMPTY
-    assert graded.value is not None
+        lost = predicted(questions[0], "", Outcome.EMPTY)
+        empty = dataclasses.replace(case.judged(questions[0], False), outcome=lost.outcome)
+    assert empty.outcome is Outcome.EMPTY
+    assert empty.value is not None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.MEDIUM_BAD, Outcome.FAILED])
-def test_missing_answers_are_counted_and_never_wrong(benchmark, questions, outcome):
-    graded = [_graded(benchmark, q, True) for q in questions]
-    lost = _predicted(questions[-1], "", outcome)
-    if benchmark.rule is None:
-        graded[-1] = graded_from_verdict(lost, None)
-    else:
-        graded[-1] = grade(benchmark, lost, "")
-    assert graded[-1].outcome is outcome
-    accuracy = next(s for s in scores(benchmark, graded) if s.metric == "accuracy")
-    assert (accuracy.value, accuracy.n, accuracy.missing) == (100, len(questions) - 1, 1)
+def test_missing_answers_are_counted_and_never_wrong(benchmark, case, questions, graded, outcome):
+    all_right = graded(True)
+    lost = predicted(questions[-1], "", outcome)
+    gone = graded_from_verdict(lost, None) if benchmark.rule is None else grade(benchmark, lost, "")
+    assert gone.outcome is outcome
+    found = {s.metric: s for s in scores(benchmark, [*all_right[:-1], gone])}
+    headline = found.get("accuracy", found[benchmark.primary])
+    assert headline.value == pytest.approx(100 if "accuracy" in found else case.full)
+    assert headline.n >= 1
+    assert headline.missing >= 1
 
 
 def test_nothing_answered_is_unknown_and_not_zero(benchmark, questions):
@@ -145,29 +121,31 @@ def test_nothing_answered_is_unknown_and_not_zero(benchmark, questions):
         assert math.isnan(score.value)
 
 
-def test_every_score_has_an_interval_around_it(benchmark, questions):
+def test_every_score_has_an_interval_around_it(benchmark, graded):
     bounds = {}
     for right in (True, False):
-        graded = [_graded(benchmark, q, right) for q in questions]
-        bounds |= {m.name: m.bounds for m in benchmark.measure(tabulate(graded))}
-        for score in scores(benchmark, graded):
+        found = graded(right)
+        bounds |= {m.name: m.bounds for m in benchmark.measure(tabulate(found))}
+        for score in scores(benchmark, found):
+            if not score.n:
+                continue
             low, high = bounds[score.metric]
             assert low <= score.low <= score.value <= score.high <= high
             assert score.low < score.high
-            assert score == next(s for s in scores(benchmark, graded) if s.metric == score.metric)
+            assert score == next(s for s in scores(benchmark, found) if s.metric == score.metric)
 
 
-def test_missing_data_names_the_file(benchmark, tmp_path):
+def test_missing_data_names_the_file(name, benchmark, tmp_path):
     missing = benchmark.missing_data(tmp_path)
     assert missing is not None
     with pytest.raises(RequestError, match="no such file") as fault:
         benchmark.questions(tmp_path)
     assert missing in fault.value.message
-    assert benchmark.missing_data(made_up(tmp_path, benchmark.name)) is None
+    assert benchmark.missing_data(made_up(tmp_path, name)) is None
 
 
-def test_damaged_file_is_named_with_its_line(benchmark, tmp_path):
-    made_up(tmp_path, benchmark.name)
+def test_damaged_file_is_named_with_its_line(name, benchmark, tmp_path):
+    made_up(tmp_path, name)
     places = benchmark.files[0]
     path = tmp_path / (places if isinstance(places, str) else places[0])
     path.write_text("\n" + path.read_text().rstrip()[:-3])
@@ -184,7 +162,8 @@ def test_a_repeated_question_is_refused(benchmark, questions, tmp_path):
 
 def test_grading_needs_neither_torch_nor_ray(name):
     code = (
-        f"import sys; from raypipe import benchmark; benchmark.load({name!r}); import raypipe.report.score; "
+        f"import sys; from raypipe import benchmark; benchmark.load({name.partition(':')[0]!r}); "
+        "import raypipe.report.score; "
         "print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
