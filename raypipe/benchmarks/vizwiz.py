@@ -1,0 +1,131 @@
+"""VizWiz: what blind people ask about their photos: test (8,000, secret answers), and val to score at home.
+
+Scorer of test: the evaluation server; LLaVA ``scripts/convert_vizwiz_for_submission.py`` writes its file.
+val is read from VizWiz's own ``val.json`` (images in ``vizwiz/val``) and asked as test is: the question,
+then the instruction of LLaVA's file. It is scored by leave-one-out soft accuracy, reply and answers
+processed. Where raypipe differs: VizWiz's own evaluation leaves the answers as they are (in val.json
+they are clean); the average precision of answerability needs a confidence and is not computed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from raypipe.benchmark import ONE_WORD, VIDEO_LLAVA, Benchmark, make_question, without_suffix
+from raypipe.errors import RequestError
+from raypipe.eval_root import field, medium_path, read_json_lines, read_json_rows
+from raypipe.grading.metrics import GradedTable, Metric, accuracies, by_facet
+from raypipe.grading.soft_accuracy import processed_soft_match, ten_answers
+from raypipe.grading.vqa_answers import processed
+from raypipe.records import MediumKind, MediumRef, Question
+from raypipe.store.files import Store
+
+NAME = "vizwiz"
+TEST = "vizwiz/llava_test.jsonl"
+VAL = "vizwiz/val.json"
+INSTRUCTION = f"\nWhen the provided information is insufficient, respond with 'Unanswerable'.{ONE_WORD}"
+ANSWERABILITY = ("unanswerable", "answerable")
+
+
+def read_test(eval_root: Path) -> list[Question]:
+    """The question file; nobody but the server knows an answer.
+
+    Raises:
+        RequestError: a damaged row.
+    """
+    path = eval_root / TEST
+    questions = []
+    for number, row in read_json_lines(path):
+        where = f"line {number}"
+        row_id, prompt, image = (field(row, name, path, where) for name in ("question_id", "text", "image"))
+        bare = without_suffix(prompt, INSTRUCTION, path, where)
+        medium = MediumRef(MediumKind.IMAGE, medium_path("vizwiz/test", image, path, where))
+        questions.append(make_question(NAME, row_id, medium, prompt, bare, "", extra={"image": image}))
+    return questions
+
+
+def read_val(eval_root: Path) -> list[Question]:
+    """VizWiz's annotations; a question's id is its image's name.
+
+    Raises:
+        RequestError: a damaged row.
+    """
+    path = eval_root / VAL
+    questions = []
+    for number, row in enumerate(read_json_rows(path), 1):
+        where = f"row {number}"
+        image, bare, kind = (field(row, name, path, where) for name in ("image", "question", "answer_type"))
+        answerable = row.get("answerable")
+        if answerable not in (0, 1):
+            raise RequestError(f"{path}, {where}: field 'answerable' is neither 0 nor 1: {answerable!r}")
+        answers = ten_answers(row.get("answers"), f"{path}, {where}")
+        medium = MediumRef(MediumKind.IMAGE, medium_path("vizwiz/val", image, path, where))
+        tags = (f"answerability={ANSWERABILITY[int(answerable)]}", f"answer_type={kind}")
+        questions.append(make_question(NAME, image, medium, bare + INSTRUCTION, bare, answers, tags=tags))
+    return questions
+
+
+def write_upload(
+    eval_root: Path, questions: Sequence[Question], replies: Mapping[str, str], out: Path
+) -> list[Path]:
+    """A JSON array of image and processed answer, in the order of the question file.
+
+    Args:
+        replies: by question id; a reply that is empty is an answer.
+        out: the file to write.
+
+    Raises:
+        RequestError: a question has no answer, which the server does not take.
+    """
+    lost = [question for question in questions if question.id not in replies]
+    if lost:
+        raise RequestError(
+            f"{len(lost)} of {len(questions)} questions of {NAME} have no answer, the first is "
+            f"{lost[0].row_id} ({lost[0].extra['image']})",
+            "the server takes complete files alone; answer the rest and export again",
+        )
+    rows = [{"image": q.extra["image"], "answer": processed(replies[q.id])} for q in questions]
+    Store(str(out.parent)).replace(out.name, json.dumps(rows).encode())
+    return [out]
+
+
+def measure_val(table: GradedTable) -> list[Metric]:
+    """Soft accuracy; also by answer type and by whether people could answer at all."""
+    return [*accuracies(table), *by_facet(table, "answer_type", "answerability")]
+
+
+BENCHMARK = Benchmark(
+    name=NAME,
+    title="VizWiz test",
+    media=MediumKind.IMAGE,
+    folder="vizwiz",
+    files=(TEST,),
+    read=read_test,
+    upload=write_upload,
+    measure=accuracies,
+    primary="accuracy",
+    split="test",
+    source="questions: eval.zip of LLaVA 1.5's evaluation guide, to be unpacked into the eval root; "
+    "images (test.zip): vizwiz.org, task VQA, as vizwiz/test",
+    published={"accuracy": 48.1},
+    published_source=VIDEO_LLAVA,
+    published_elsewhere={"LLaVA-1.5-7B": 50.0, "LLaVA-1.5-13B": 53.6},
+)
+BY_SPLIT = {
+    "test": BENCHMARK,
+    "val": Benchmark(
+        name=NAME,
+        title="VizWiz val",
+        media=MediumKind.IMAGE,
+        folder="vizwiz",
+        files=(VAL,),
+        read=read_val,
+        rule=processed_soft_match,
+        measure=measure_val,
+        primary="accuracy",
+        split="val",
+        source="val.json (Annotations.zip) and images (val.zip as vizwiz/val): vizwiz.org, task VQA",
+    ),
+}
