@@ -11,6 +11,7 @@ reference skips such lines; an answered question that test2015 lacks or words ot
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ TEST = "vqav2/llava_vqav2_mscoco_test2015.jsonl"
 VAL_QUESTIONS = "vqav2/v2_OpenEnded_mscoco_val2014_questions.json"
 VAL_ANSWERS = "vqav2/v2_mscoco_val2014_annotations.json"
 FACETS = ("answer_type", "question_type")
+IMAGE_ID = re.compile(r"[0-9]{1,12}")
 
 
 def read_test_dev(eval_root: Path) -> list[Question]:
@@ -68,7 +70,7 @@ def read_val(eval_root: Path) -> list[Question]:
     for row, where in _entries(path, "questions"):
         row_id, image, bare = (field(row, n, path, where) for n in ("question_id", "image_id", "question"))
         of_image, answers, tags = truth.get(row_id, ("", "", ()))
-        if of_image != image or not image.isdecimal():
+        if of_image != image or not IMAGE_ID.fullmatch(image):
             raise _disagreement(f"{path}, {where}: no annotation of question {row_id} on image {image!r}")
         asked.add(row_id)
         medium = MediumRef(MediumKind.IMAGE, f"vqav2/val2014/COCO_val2014_{int(image):012d}.jpg")

@@ -166,9 +166,10 @@ def test_annotations_that_do_not_fit_are_refused(val_root, annotations, message)
         VAL.questions(val_root)
 
 
-def test_an_image_that_is_no_number_is_refused(val_root):
-    write_json(val_root / ANNOTATIONS, {"annotations": [_annotation(FIRST, image_id="../x")]})
-    entry = {"question_id": FIRST[0], "image_id": "../x", "question": FIRST[2]}
+@pytest.mark.parametrize("image", ["../x", "1" * 5000, "", -1, 1.5])
+def test_an_image_that_is_no_number_is_refused(val_root, image):
+    write_json(val_root / ANNOTATIONS, {"annotations": [_annotation(FIRST, image_id=image)]})
+    entry = {"question_id": FIRST[0], "image_id": image, "question": FIRST[2]}
     write_json(val_root / QUESTIONS, {"questions": [entry]})
     with pytest.raises(RequestError, match="no annotation of question 262144005"):
         VAL.questions(val_root)
