@@ -53,16 +53,19 @@ class Graded:
 
 @dataclass(frozen=True)
 class GradedTable:
-    """The same as columns, one row per question; None is nan. ``cluster`` numbers the media."""
+    """The same as columns, one row per question; None is nan. ``cluster`` numbers the media.
+
+    Texts are objects: numpy's own strings would all take as much memory as the longest reply.
+    """
 
     cluster: NDArray[np.int64]
     illustrated: Mask  # has a medium
-    category: NDArray[np.str_]
+    category: NDArray[np.object_]
     value: Floats
     score: Floats
-    parsed: NDArray[np.str_]
-    truth: NDArray[np.str_]
-    row_id: NDArray[np.str_]
+    parsed: NDArray[np.object_]
+    truth: NDArray[np.object_]
+    row_id: NDArray[np.object_]
     baseline: Floats
     tags: tuple[tuple[str, ...], ...] = ()
 
@@ -115,12 +118,12 @@ def tabulate(graded: Sequence[Graded]) -> GradedTable:
     return GradedTable(
         cluster=cluster_codes([g.medium or ("question", g.question_id) for g in graded]),
         illustrated=np.array([bool(g.medium) for g in graded], dtype=bool),
-        category=np.array([g.category for g in graded], dtype=np.str_),
+        category=np.array([g.category for g in graded], dtype=object),
         value=_numbers(g.value for g in graded),
         score=_numbers(g.score for g in graded),
-        parsed=np.array([g.parsed for g in graded], dtype=np.str_),
-        truth=np.array([g.truth for g in graded], dtype=np.str_),
-        row_id=np.array([g.row_id for g in graded], dtype=np.str_),
+        parsed=np.array([g.parsed for g in graded], dtype=object),
+        truth=np.array([g.truth for g in graded], dtype=object),
+        row_id=np.array([g.row_id for g in graded], dtype=object),
         baseline=_numbers(g.baseline for g in graded),
         tags=tuple(g.tags for g in graded),
     )
