@@ -11,6 +11,7 @@ given on another question or answer than the benchmark's is refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -112,7 +113,8 @@ def _read_answers(path: Path) -> dict[str, tuple[str, str]]:
 
 def find_video(eval_root: Path, stem: str) -> MediumRef:
     """The video of that name without extension, by the first extension that is there; ``.mp4`` if none is."""
-    found = next((e for e in EXTENSIONS if (eval_root / (stem + e)).is_file()), EXTENSIONS[0])
+    # Unlike Path.is_file, this takes a name that is too long for one that is not there.
+    found = next((e for e in EXTENSIONS if os.path.isfile(eval_root / (stem + e))), EXTENSIONS[0])
     return MediumRef(MediumKind.VIDEO, stem + found)
 
 

@@ -25,6 +25,7 @@ from raypipe.errors import RequestError
 from raypipe.eval_root import Row, field, medium_path, read_json, read_json_lines
 from raypipe.grading.metrics import Graded, GradedTable, Metric, proportion
 from raypipe.records import MediumKind, MediumRef, Outcome, Question
+from raypipe.store.files import Store
 
 NAME = "mm_vet"
 FOLDER = "mm-vet"
@@ -40,11 +41,11 @@ def read_questions(eval_root: Path) -> list[Question]:
     """The question file, with reference and capabilities (as tags) where ``mm-vet.json`` is there.
 
     Raises:
-        RequestError: a damaged row, or the two files do not hold the same questions.
+        RequestError: a damaged row, an id that is there twice, or the two files hold different questions.
     """
     path, truth_path = eval_root / QUESTIONS, eval_root / TRUTH
     truth = _objects(truth_path) if truth_path.exists() else None
-    questions = []
+    asked: dict[str, Question] = {}
     for number, row in read_json_lines(path):
         where = f"line {number}"
         row_id, text, image = (field(row, name, path, where) for name in ("question_id", "text", "image"))
@@ -55,13 +56,14 @@ def read_questions(eval_root: Path) -> list[Question]:
             if entry is None:
                 raise _disagreement(f"{path}, {where}: {official_id(question)} is not in {truth_path.name}")
             question = _joined(question, image, entry, truth_path)
-        questions.append(question)
+        if asked.setdefault(row_id, question) is not question:
+            raise RequestError(f"{path}, {where}: question {row_id} came before")
     if truth:
         raise _disagreement(
             f"{truth_path} holds {len(truth)} questions that {path.name} does not ask, "
             f"for example {min(truth)}"
         )
-    return questions
+    return list(asked.values())
 
 
 def _joined(question: Question, image: str, entry: Row, path: Path) -> Question:
@@ -172,10 +174,11 @@ def write_upload(
     """Writes ``{"v1_<question_id>": reply}`` in the order of the questions, for MM-Vet's online grader.
 
     Args:
-        out: the file to write, or a folder for ``mm_vet.json``.
+        replies: by question id; a reply that is empty is an answer.
+        out: the file to write.
 
     Raises:
-        RequestError: a question has no reply, or the file cannot be written.
+        RequestError: a question has no reply.
     """
     unanswered = [official_id(question) for question in questions if question.id not in replies]
     if unanswered:
@@ -183,14 +186,9 @@ def write_upload(
             f"{len(unanswered)} of {len(questions)} questions have no answer, for example {unanswered[0]}",
             "answer all questions; the grader wants each of them",
         )
-    path = out if out.suffix == ".json" else out / f"{NAME}.json"
     content = {official_id(question): replies[question.id] for question in questions}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    except OSError as fault:
-        raise RequestError(f"cannot write {path}: {fault.strerror}") from None
-    return [path]
+    Store(str(out.parent)).replace(out.name, json.dumps(content, indent=2).encode())
+    return [out]
 
 
 BENCHMARK = Benchmark(

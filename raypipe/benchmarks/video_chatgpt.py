@@ -79,7 +79,6 @@ def read_questions(eval_root: Path) -> list[Question]:
 class _Record:
     """What is judged at once: a question, or the two of a consistency record."""
 
-    key: str
     questions: tuple[Question, ...]
 
     def fits(self, judged: Row) -> bool:
@@ -103,7 +102,7 @@ class _Records:
             if question.category == "consistency":
                 key = key.rpartition("/")[0]
             parts.setdefault((question.category, key), []).append(question)
-        self._by_key = {name: _Record(name[1], tuple(several)) for name, several in parts.items()}
+        self._by_key = {name: _Record(tuple(several)) for name, several in parts.items()}
         self._by_video: dict[tuple[str, str], list[_Record]] = {}
         for (category, key), record in self._by_key.items():
             self._by_video.setdefault((category, key.rpartition("_")[0]), []).append(record)

@@ -32,12 +32,12 @@ def read_marks(reply: Any) -> Marks | None:
 
 def as_marks(pair: list[Any]) -> Marks | None:
     """The marks of reference and answer, or None if they are not two numbers in 0..10, the first above 0."""
-    plain = [float(mark) for mark in pair if isinstance(mark, int | float) and not isinstance(mark, bool)]
-    if len(pair) != 2 or len(plain) != 2 or not all(0 <= mark <= BEST_MARK for mark in plain):
+    numbers = [mark for mark in pair if isinstance(mark, int | float) and not isinstance(mark, bool)]
+    if len(pair) != 2 or len(numbers) != 2 or not all(0 <= mark <= BEST_MARK for mark in numbers):
         return None
-    if plain[0] == 0:  # a ratio over nothing
+    if numbers[0] == 0:  # a ratio over nothing
         return None
-    return plain[0], plain[1]
+    return float(numbers[0]), float(numbers[1])
 
 
 def relative(sums: Floats) -> Floats:

@@ -170,6 +170,7 @@ def test_a_run_without_any_review_of_a_question_is_refused(root):
         ([8.0, "9"], None),
         ([8.0, True], None),
         ([float("nan"), 8.0], None),
+        ([8.0, 10**400], None),
     ],
 )
 def test_marks_are_two_numbers_of_the_scale(pair, marks):

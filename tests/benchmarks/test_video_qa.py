@@ -62,6 +62,12 @@ def test_files_that_disagree_are_refused(root, file, change, message):
         MSVD.questions(root)
 
 
+def test_a_name_longer_than_any_file_is_a_video_that_is_not_there(root):
+    rows = json.loads((root / PLACE / "test_q.json").read_text())
+    write_json(root / PLACE / "test_q.json", [{**row, "video_name": "b" * 5000} for row in rows])
+    assert MSVD.questions(root)[0].medium.path.endswith("bbb.mp4")
+
+
 def test_the_medium_found_is_part_of_the_id(root):
     before = MSVD.questions(root)
     (root / PLACE / "videos/a.mkv").rename(root / PLACE / "videos/a.avi")
