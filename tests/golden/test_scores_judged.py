@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.report.score import read_replies, score_verdicts
-from tests.support import reference_data
+from tests.support import ROOT, reference_data
 from tests.support.eval_roots import write_json, write_lines
 
 LLAVA_BENCH = "llava-bench-in-the-wild"
@@ -173,3 +175,19 @@ def test_real_trees_are_joined_and_scored(name, asked, gone, tmp_path):
     found = score_verdicts(name, root, [tmp_path / "gpt"])
     assert found["metrics"]["accuracy"] == 100
     assert (found["n"], found["missing"]) == (asked - len(gone), len(gone))
+
+
+def test_the_command_line_gives_the_same_numbers(golden, llava_bench_root, reviews):
+    grades = golden / f"mm-vet/results/{MM_VET_MODEL}_gpt-4-grade-3runs.json"
+    for name, root, files in (("llava_bench", llava_bench_root, reviews), ("mm_vet", golden, [grades])):
+        arguments = ["score", name, "--eval-root", str(root), "--json", "--verdicts", *map(str, files)]
+        done = subprocess.run(
+            [sys.executable, "-m", "raypipe.cli", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = json.loads(done.stdout)
+        assert found == json.loads(json.dumps(score_verdicts(name, root, files)))
+        assert len(found["runs"]) == 3
