@@ -5,11 +5,13 @@ them with the reference. Source: Video-LLaVA ``llava/eval/video`` (after Video-C
 ``quantitative_evaluation``). Where raypipe differs: questions and answers are joined by ``question_id``,
 while the reference pairs them by position, which gives wrong references on more than one GPU; a
 question whose video is missing is counted, while the reference skips it in silence; a verdict
-without a readable score leaves the mean, while the reference keeps it in the denominator.
+without a readable score leaves the mean score, while the reference keeps it in the denominator; a verdict
+given on another question or answer than the benchmark's is refused.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +29,8 @@ ROOT = "GPT_Zero_Shot_QA"
 # The reference's list in its order, then the two that the published TGIF data also needs.
 EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".gif", ".webm")
 SCORE_RANGE = (0.0, 5.0)
-SOURCE = f"{VIDEO_LLAVA}, judged by gpt-3.5-turbo"
+PUBLISHED_SOURCE = f"{VIDEO_LLAVA}, judged by gpt-3.5-turbo"
+GUIDE = "Video-LLaVA's guide (TRAIN_AND_VALIDATE.md, section Evaluation)"
 
 
 def video_qa(
@@ -56,7 +59,9 @@ def video_qa(
         max_new_tokens=1024,
         reference_template="llava_v1",
         published=published,
-        published_source=SOURCE,
+        published_source=PUBLISHED_SOURCE,
+        source=f"Questions, answers and videos: {ROOT} of the archive that {GUIDE} links; unpack it into the "
+        f"eval root, so that {place} is there.",
     )
 
 
@@ -80,7 +85,7 @@ def read_questions(eval_root: Path, name: str, place: str, videos: str, prefix: 
             raise RequestError(f"{path}, {where}: no answer to {row_id!r} in {answers_path.name}")
         if video_name not in media:
             inside = medium_path(videos, video_name, path, where).removeprefix(f"{videos}/")
-            media[video_name] = _video(eval_root, f"{videos}/{prefix}{inside}")
+            media[video_name] = find_video(eval_root, f"{videos}/{prefix}{inside}")
         answer, category = answers[row_id]
         questions.append(make_question(name, row_id, media[video_name], text, text, answer, category))
     unasked = answers.keys() - {q.row_id for q in questions}
@@ -106,8 +111,10 @@ def _read_answers(path: Path) -> dict[str, tuple[str, str]]:
     return answers
 
 
-def _video(eval_root: Path, stem: str) -> MediumRef:
-    found = next((e for e in EXTENSIONS if (eval_root / (stem + e)).is_file()), EXTENSIONS[0])
+def find_video(eval_root: Path, stem: str) -> MediumRef:
+    """The video of that name without extension, by the first extension that is there; ``.mp4`` if none is."""
+    # Unlike Path.is_file, this takes a name that is too long for one that is not there.
+    found = next((e for e in EXTENSIONS if os.path.isfile(eval_root / (stem + e))), EXTENSIONS[0])
     return MediumRef(MediumKind.VIDEO, stem + found)
 
 
@@ -121,7 +128,7 @@ def read_verdicts(questions: Sequence[Question], files: Sequence[Path]) -> Store
     by_row = {question.row_id: question for question in questions}
     verdicts: dict[str, Graded] = {}
     rows, extra = 0, 0
-    for path, row_id, record in _stored(files):
+    for path, row_id, record in stored_verdicts(files):
         rows += 1
         question = by_row.get(row_id)
         if question is None:
@@ -131,12 +138,21 @@ def read_verdicts(questions: Sequence[Question], files: Sequence[Path]) -> Store
     return Stored([verdicts], rows, extra)
 
 
-def _stored(files: Sequence[Path]) -> Iterator[tuple[Path, str, Any]]:
-    """File, question id and record of each stored verdict."""
+def stored_verdicts(files: Sequence[Path]) -> Iterator[tuple[Path, str, Any]]:
+    """File, question id and record of each verdict in ``results.json`` files or in folders of ``<id>.json``.
+
+    Raises:
+        RequestError: a damaged file, one that is not keyed by id, or a folder without a verdict.
+    """
     for path in files:
         if path.is_dir():
-            for single in sorted(path.glob("*.json")):
-                yield single, single.stem, read_json(single)
+            singles = sorted(path.glob("*.json"))
+            if not singles:
+                raise RequestError(
+                    f"no verdict in {path}", "the judge leaves one <question id>.json for each"
+                )
+            for single in singles:
+                yield single, single.name.removesuffix(".json"), read_json(single)
             continue
         content = read_json(path)
         if not isinstance(content, dict):
@@ -145,17 +161,32 @@ def _stored(files: Sequence[Path]) -> Iterator[tuple[Path, str, Any]]:
             yield path, row_id, record
 
 
-def _graded(question: Question, record: Any, path: Path) -> Graded:
+def verdict_parts(record: Any) -> tuple[Row, Row]:
+    """The judge's own words and what it was asked; empty where a record has no such part."""
     parts: list[Row] = [part for part in record if isinstance(part, dict)] if isinstance(record, list) else []
     verdict, judged = (*parts, {}, {})[:2]
-    for key, ours in (("q", question.question), ("a", question.reference)):
+    return verdict, judged
+
+
+def differing(judged: Row, **ours: str) -> str | None:
+    """The first field of what was judged that is there and differs, white space around it aside."""
+    for key, text in ours.items():
         theirs = judged.get(key)
-        if theirs is not None and str(theirs).strip() != ours.strip():
-            raise RequestError(
-                f"{path}: the verdict on {question.row_id!r} was given against {theirs!r}, "
-                f"and the benchmark says {ours!r}",
-                "the reference pairs wrong answers when it runs on several GPUs; judge the predictions again",
-            )
+        if theirs is not None and str(theirs).strip() != text.strip():
+            return key
+    return None
+
+
+def _graded(question: Question, record: Any, path: Path) -> Graded:
+    verdict, judged = verdict_parts(record)
+    ours = {"q": question.question, "a": question.reference}
+    key = differing(judged, **ours)
+    if key is not None:
+        raise RequestError(
+            f"{path}: the verdict on {question.row_id!r} was given against {judged[key]!r}, "
+            f"and the benchmark says {ours[key]!r}",
+            "the reference pairs wrong answers when it runs on several GPUs; judge the predictions again",
+        )
     correct = judged_correct(verdict.get("pred"))
     unread = ungraded(question, Outcome.JUDGE_UNREADABLE)
     if correct is None:

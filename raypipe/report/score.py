@@ -163,10 +163,13 @@ def _summary(benchmark: Benchmark, runs: list[list[Graded]], duplicate: int, ext
     if len(runs) > 1:
         each = [benchmark.metrics(run) for run in runs]
         result["runs"] = [{name: _known(value) for name, value in metrics.items()} for metrics in each]
-        result["spread"] = {
-            name: _known(statistics.pstdev(metrics[name] for metrics in each)) for name in each[0]
-        }
+        result["spread"] = {name: _spread([metrics[name] for metrics in each]) for name in each[0]}
     return result
+
+
+def _spread(values: list[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.pstdev(known) if known else None
 
 
 def _known(value: float) -> float | None:

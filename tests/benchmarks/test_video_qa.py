@@ -4,6 +4,7 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.errors import RequestError
+from raypipe.report.score import score_verdicts
 from tests.support.eval_roots import VIDEO_FOLDERS, made_up, write_json
 
 PLACE = "GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA"
@@ -61,6 +62,12 @@ def test_files_that_disagree_are_refused(root, file, change, message):
         MSVD.questions(root)
 
 
+def test_a_name_longer_than_any_file_is_a_video_that_is_not_there(root):
+    rows = json.loads((root / PLACE / "test_q.json").read_text())
+    write_json(root / PLACE / "test_q.json", [{**row, "video_name": "b" * 5000} for row in rows])
+    assert MSVD.questions(root)[0].medium.path.endswith("bbb.mp4")
+
+
 def test_the_medium_found_is_part_of_the_id(root):
     before = MSVD.questions(root)
     (root / PLACE / "videos/a.mkv").rename(root / PLACE / "videos/a.avi")
@@ -77,3 +84,45 @@ def test_an_unknown_benchmark_gets_the_nearest_name():
 def test_a_judged_benchmark_has_no_rule(root):
     with pytest.raises(RequestError, match="judged"):
         benchmarks.grade(MSVD, MSVD.questions(root)[0], "running")
+
+
+def test_unreadable_verdicts_missing_ones_and_unreadable_scores_are_apart(root):
+    write_json(root / "results.json", {"v_a_1": [{"pred": "yes", "score": "4.8"}], "v_a_2": [{"pred": None}]})
+    found = score_verdicts("msvd_qa", root, [root / "results.json"])
+    assert found["metrics"]["accuracy"] == 100
+    assert found["metrics"]["score"] is None  # the reference cannot read it either, and counts it as 0
+    assert (found["n"], found["missing"]) == (1, 2)
+    assert found["outcomes"] == {"judge_failed": 1, "judge_unreadable": 1, "ok": 1}
+
+
+def test_one_file_a_question_keeps_dots_in_its_id(root):
+    rows = json.loads((root / PLACE / "test_q.json").read_text())
+    answers = json.loads((root / PLACE / "test_a.json").read_text())
+    for row in (*rows, *answers):
+        row["question_id"] = row["question_id"].replace("v_a", "v_a.b")
+    write_json(root / PLACE / "test_q.json", rows)
+    write_json(root / PLACE / "test_a.json", answers)
+    write_json(
+        root / "gpt/v_a.b_1.json", [{"pred": "no", "score": 4.8}, {"q": "what is he doing ", "a": "running"}]
+    )
+    found = score_verdicts("msvd_qa", root, [root / "gpt"])
+    assert (found["n"], found["extra"], found["metrics"]["score"]) == (1, 0, 4)
+
+
+def test_a_folder_without_verdicts_is_refused(root):
+    with pytest.raises(RequestError, match=r"no verdict in .*videos"):
+        score_verdicts("msvd_qa", root, [root / PLACE / "videos"])
+
+
+def test_a_verdict_on_another_question_is_refused(root):
+    write_json(
+        root / "results.json", {"v_a_1": [{"pred": "no", "score": 4}, {"q": "who runs", "a": "running"}]}
+    )
+    with pytest.raises(RequestError, match="'v_a_1' was given against 'who runs'"):
+        score_verdicts("msvd_qa", root, [root / "results.json"])
+
+
+def test_where_the_data_are_had_is_said(tmp_path):
+    with pytest.raises(RequestError) as fault:
+        MSVD.questions(tmp_path)
+    assert PLACE in fault.value.remedy
