@@ -319,7 +319,9 @@ def _draw_if_asked(settings: DatasetSettings) -> None:
 
 
 def _show_scores(result: dict[str, Any], out: str, as_json: bool) -> None:
-    show({"out": local(out), **result}, _scores_text(result, out), as_json)
+    from raypipe.report.listing import evaluation_text
+
+    show({"out": local(out), **result}, evaluation_text(result, out), as_json)
 
 
 def _share(text: str | None) -> float | None:
@@ -327,24 +329,6 @@ def _share(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         raise RequestError(f"'{text}' is not a share between 0 and 1") from None
-
-
-def _scores_text(result: dict[str, Any], out: str) -> str:
-    lines = []
-    for name, coverage in result["coverage"].items():
-        counted = f"{coverage['counted']} of {coverage['questions']} questions"
-        if coverage["waits_for_judge"]:
-            lines.append(
-                f"{name:<16} {counted} answered, not judged: raypipe judge {out} base_url=... model=..."
-            )
-            continue
-        for s in result["benchmarks"][name]:
-            value = "-" if s["value"] is None else f"{s['value']:.2f}"
-            if s["low"] is not None and s["high"] is not None:
-                value += f" [{s['low']:.2f}, {s['high']:.2f}]"
-            lines.append(f"{name:<16} {s['metric']:<24} {value:<26} {counted}")
-    lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
-    return "\n".join(lines)
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.benchmark import Benchmark
+from raypipe.report.export import with_upload
 from raypipe.report.numbers import count
 
 WIDTH = 100
@@ -49,6 +50,32 @@ def _score_notes(result: Mapping[str, Any]) -> list[str]:
         others = ", ".join(f"{k} {v:g}" for k, v in result["published_elsewhere"].items())
         notes.append(f"published {result['primary']} of others: {others}")
     return ["", *(line for note in notes for line in _wrapped(note))] if notes else []
+
+
+def evaluation_text(result: Mapping[str, Any], out: str) -> str:
+    """What ``raypipe evaluate`` found: a line for each metric, or what is still to be done."""
+    lines = []
+    for name, coverage in result["coverage"].items():
+        counted = f"{coverage['counted']} of {coverage['questions']} questions"
+        called = f"{name} {coverage.get('split', '')}".rstrip()
+        head = f"{called:<16}"
+        if coverage["waits_for_judge"]:
+            lines.append(f"{head} {counted} answered, not judged: raypipe judge {out} base_url=... model=...")
+        elif coverage["answers_only"]:
+            lines.append(f"{head} {counted} answered, answers only: {export_command(name, out)}")
+        for s in result["benchmarks"].get(name, []):
+            value = "-" if s["value"] is None else f"{s['value']:.2f}"
+            if s["low"] is not None and s["high"] is not None:
+                value += f" [{s['low']:.2f}, {s['high']:.2f}]"
+            lines.append(f"{head} {s['metric']:<24} {value:<26} {counted}")
+    lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
+    return "\n".join(lines)
+
+
+def export_command(name: str, run: str) -> str:
+    """The command that takes a run's answers out of raypipe: for the server, or in the reference's format."""
+    form = "" if name in with_upload() else " --format answers"
+    return f"raypipe export {name} --run {run}{form} --eval-root ... --out ..."
 
 
 def export_text(result: Mapping[str, Any]) -> str:
