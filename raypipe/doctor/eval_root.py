@@ -104,7 +104,7 @@ def _check(benchmark: Benchmark, root: Path) -> BenchmarkReport:
         return report
     report.questions = len(questions)
     _look(root, questions, report)
-    if report.missing:
+    if report.missing and benchmark.unpack is None:  # else evaluate writes them
         report.state = Presence.INCOMPLETE
     return report
 

@@ -75,6 +75,8 @@ def evaluate(
         questions = benchmark.questions(settings.eval_root)[: settings.limit]
         asking = asking_for(benchmark, settings, weights, card)
         root = Path(settings.eval_root)
+        if benchmark.unpack is not None:
+            benchmark.unpack(root)  # before the plan, which looks at the media's sizes
         units += plan_units(benchmark.name, questions, asking, settings.media_per_unit, root)
     run = Run.start(settings.out, "evaluate", settings)  # last: a wrong request leaves no folder behind
     ledger = Ledger(run.store, PREDICTIONS, PREDICTION_SCHEMA)

@@ -32,8 +32,7 @@ def score_text(result: Mapping[str, Any]) -> str:
         ]
         row += [_number(spread[name])] if spread else []
         rows.append([*row, *([_published(result["published"].get(name))] if published else [])])
-    title = " ".join(filter(None, [result["title"], result.get("split", "")]))
-    lines = [f"{title}: {_counted(result, 'questions scored')}", "", *_table(rows)]
+    lines = [f"{result['title']}: {_counted(result, 'questions scored')}", "", *_table(rows)]
     return "\n".join([*lines, *_score_notes(result)])
 
 

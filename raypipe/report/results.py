@@ -54,7 +54,7 @@ def _entry(asked: str, runs: Sequence[EvaluationRun], baseline: str | None, cap:
     ]
     return {
         "name": asked,
-        "title": f"{benchmark.title} {benchmark.split}".rstrip(),
+        "title": benchmark.title,
         "primary": benchmark.primary,
         "judged": benchmark.rubric is not None,
         "answers_only": benchmark.rule is None and benchmark.rubric is None,

@@ -11,6 +11,7 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.benchmarks import pope
+from raypipe.doctor.eval_root import check_eval_root
 from raypipe.errors import RequestError
 from raypipe.evaluate.plan import asking_for, plan_units
 from raypipe.evaluate.run import evaluate, in_process, judge_again
@@ -42,7 +43,7 @@ def root(drawn, tmp_path) -> Path:
 @pytest.fixture
 def two_splits(monkeypatch) -> None:
     """POPE as two question sets with the very same questions, so that only the split tells them apart."""
-    first, second = (replace(pope.BENCHMARK, split=s) for s in ("first", "second"))
+    first, second = (replace(pope.BENCHMARK, split=s, title=f"POPE {s}") for s in ("first", "second"))
     monkeypatch.setattr(pope, "BENCHMARK", first)
     monkeypatch.setattr(pope, "BY_SPLIT", {"first": first, "second": second}, raising=False)
 
@@ -133,6 +134,21 @@ def test_answers_that_nobody_can_grade_are_kept_and_said(secret, root, tiny_fold
     assert {m["scores"]["run"]["value"] for m in entry["metrics"] if m["scores"]["run"]} == {None}
     assert any("POPE has answers only: raypipe export pope" in note for note in report["notes"])
     assert "answers only" in (tmp_path / "report/report.html").read_text()
+
+
+def test_media_inside_the_annotations_are_unpacked_first(root, tiny_folder, tmp_path, monkeypatch):
+    packed = (root / "pope/val2014/kite.jpg").read_bytes()
+    (root / "pope/val2014/kite.jpg").unlink()
+
+    def unpack(eval_root: Path) -> int:
+        (eval_root / "pope/val2014/kite.jpg").write_bytes(packed)
+        return 1
+
+    monkeypatch.setattr(pope, "BENCHMARK", replace(pope.BENCHMARK, unpack=unpack))
+    rows = check_eval_root(str(root), lambda _: None)["benchmarks"]
+    assert [(r["state"], r["missing"]) for r in rows if r["name"] == "pope"] == [("complete", 1)]
+    summary = evaluate(asking(root, tiny_folder, tmp_path / "run", benchmarks=["pope"]), execute=in_process)
+    assert summary["coverage"]["pope"]["answered"] == 5
 
 
 def test_a_judge_is_not_asked_about_them(secret, root, tiny_folder, tmp_path):
