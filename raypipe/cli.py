@@ -42,16 +42,20 @@ VERBS = {
     ),
     "compare": ("RUN_A RUN_B", "paired comparison of two evaluations"),
     "score": (
-        "BENCHMARK --eval-root DIR --answers FILE | --verdicts FILE...",
+        "BENCHMARK --eval-root DIR --answers FILE | --verdicts FILE... [--split S]",
         "score a file in the reference's format",
+    ),
+    "export": (
+        "BENCHMARK --eval-root DIR --answers FILE|--run RUN --out FILE [--format upload|answers] [--split S]",
+        "what an evaluation server takes, or a run's answers in the reference's format",
     ),
     "ask": ('--model M [--model-base B] FILE "question"', "one answer about one image or video"),
     "verify": ("RUN", "prove a run: every input in exactly one place, every hash right"),
     "doctor": (
-        "[--data-root DIR [--datasets DIR]] [--out ADDRESS]",
-        "check this machine, or a data root against the datasets; each finding with its fix",
+        "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
+        "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
-    "benchmarks": ("", "list the benchmarks"),
+    "benchmarks": ("", "list the benchmarks: metric, scorer, published score, splits"),
     "merge": (
         "--adapter RUN --model-base B --out DIR [--layout hf|original]",
         "merge a LoRA adapter into its base; original: in the layout of Video-LLaVA's own code",

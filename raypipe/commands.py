@@ -182,24 +182,48 @@ def compare(request: Request) -> int:
 
 
 def score(request: Request) -> int:
+    from raypipe.report.listing import score_text
     from raypipe.report.score import score_answers, score_verdicts
 
-    root, answers, verdicts = (
-        local(request.need("eval_root")),
-        request.take("answers"),
-        request.take("verdicts"),
-    )
-    request.nothing_left("score", ["eval_root", "answers", "verdicts"])
+    options = ["eval_root", "answers", "verdicts", "split"]
+    root = local(request.need("eval_root"))
+    verdicts = [s.partition("=")[2] for s in request.settings if s.startswith("verdicts=")]
+    _, answers, split = (request.take(name) for name in ("verdicts", "answers", "split"))
+    request.nothing_left("score", options)
     name, *more = request.words or [""]
     if not name:
         raise RequestError("score which benchmark?", "raypipe benchmarks lists them")
-    if (answers is None) == (verdicts is None) or (more and verdicts is None):
+    if (answers is None) == (not verdicts) or (more and not verdicts):
         raise RequestError("score takes --answers FILE or --verdicts FILE [FILE...]")
-    result = (
-        score_answers(name, root, answers) if answers else score_verdicts(name, root, [str(verdicts), *more])
+    if answers is not None:
+        result = score_answers(name, root, local(answers), split)
+    else:
+        result = score_verdicts(name, root, [local(f) for f in (*verdicts, *more)], split)
+    show(result, score_text(result), request.json)
+    return 0
+
+
+def export(request: Request) -> int:
+    from raypipe.report.export import export as run
+    from raypipe.report.listing import export_text
+
+    options = ["eval_root", "out", "answers", "run", "split", "format"]
+    if len(request.words) != 1:
+        raise RequestError("export which benchmark? give one name", "raypipe benchmarks lists them")
+    root, out = local(request.need("eval_root")), local(request.need("out"))
+    answers, of_run, split = (request.take(name) for name in options[2:5])
+    form = request.take("format", "upload") or ""
+    request.nothing_left("export", options)
+    result = run(
+        request.words[0],
+        root,
+        out,
+        answers=local(answers) if answers else None,
+        run=local(of_run) if of_run else None,
+        split=split,
+        form=form,
     )
-    lines = [f"{k:<28} {v:.3f}" if v is not None else f"{k:<28} -" for k, v in result["metrics"].items()]
-    show(result, "\n".join([*lines, f"n {result['n']}, missing {result['missing']}"]), request.json)
+    show(result, export_text(result), request.json)
     return 0
 
 
@@ -238,35 +262,24 @@ def verify(request: Request) -> int:
 def doctor(request: Request) -> int:
     from raypipe.doctor.run import doctor as run
 
-    options = ["data_root", "datasets", "out"]
-    root, datasets, out = (request.take(name) for name in options)
+    options = ["data_root", "datasets", "out", "eval_root"]
+    root, datasets, out, eval_root = (request.take(name) for name in options)
     request.nothing_left("doctor", options)
     if request.words:
         raise RequestError(f"doctor takes no word '{request.words[0]}'", "raypipe doctor [--data-root DIR]")
     if datasets and not root:
         raise RequestError("--datasets is of use with --data-root only", "name the tree: --data-root DIR")
-    code, result, text = run(root, datasets, out)
+    code, result, text = run(root, datasets, out, eval_root)
     show(result, text, request.json)
     return code
 
 
 def benchmarks(request: Request) -> int:
-    from raypipe import benchmark
+    from raypipe.report.listing import benchmark_rows, benchmarks_text
 
     request.nothing_left("benchmarks", [])
-    rows: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for name in benchmark.names():
-        b = benchmark.load(name)
-        graded_by = f"judge ({b.rubric})" if b.rubric else "rule"
-        row = {"name": name, "title": b.title, "media": b.media, "primary": b.primary, "graded_by": graded_by}
-        rows.append({**row, "published": dict(b.published), "source": b.published_source})
-        score = b.published.get(b.primary, "")
-        lines.append(f"{name:<16} {b.title:<18} {b.media:<6} {b.primary:<14} {graded_by:<18} {score}")
-    head = (
-        f"{'name':<16} {'title':<18} {'media':<6} {'metric':<14} {'graded by':<18} Video-LLaVA-7B, published"
-    )
-    show({"benchmarks": rows}, "\n".join([head, *lines]), request.json)
+    rows = benchmark_rows()
+    show({"benchmarks": rows}, benchmarks_text(rows), request.json)
     return 0
 
 
@@ -306,7 +319,9 @@ def _draw_if_asked(settings: DatasetSettings) -> None:
 
 
 def _show_scores(result: dict[str, Any], out: str, as_json: bool) -> None:
-    show({"out": local(out), **result}, _scores_text(result, out), as_json)
+    from raypipe.report.listing import evaluation_text
+
+    show({"out": local(out), **result}, evaluation_text(result, out), as_json)
 
 
 def _share(text: str | None) -> float | None:
@@ -314,24 +329,6 @@ def _share(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         raise RequestError(f"'{text}' is not a share between 0 and 1") from None
-
-
-def _scores_text(result: dict[str, Any], out: str) -> str:
-    lines = []
-    for name, coverage in result["coverage"].items():
-        counted = f"{coverage['counted']} of {coverage['questions']} questions"
-        if coverage["waits_for_judge"]:
-            lines.append(
-                f"{name:<16} {counted} answered, not judged: raypipe judge {out} base_url=... model=..."
-            )
-            continue
-        for s in result["benchmarks"][name]:
-            value = "-" if s["value"] is None else f"{s['value']:.2f}"
-            if s["low"] is not None and s["high"] is not None:
-                value += f" [{s['low']:.2f}, {s['high']:.2f}]"
-            lines.append(f"{name:<16} {s['metric']:<24} {value:<26} {counted}")
-    lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
-    return "\n".join(lines)
 
 
 def _print_report(report: dict[str, Any]) -> None:

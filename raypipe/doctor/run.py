@@ -6,19 +6,22 @@ from typing import Any
 
 from raypipe.doctor import show
 from raypipe.doctor.data import check_data_root, dataset_yamls
+from raypipe.doctor.eval_root import check_eval_root
 from raypipe.doctor.machine import Finding, Level, check_machine, check_store
 from raypipe.terminal import Step
 
 
-def doctor(data_root: str | None, datasets: str | None, out: str | None) -> tuple[int, dict[str, Any], str]:
-    """Looks at a data root, or else at this machine; and at a store where one is named.
+def doctor(
+    data_root: str | None, datasets: str | None, out: str | None, eval_root: str | None = None
+) -> tuple[int, dict[str, Any], str]:
+    """Looks at a data root or an eval root, or else at this machine; and at a store where one is named.
 
     Returns:
         the exit code (0, 3 where data are missing, 5 where the machine or the store fails), the result as
         data, and as text.
 
     Raises:
-        RequestError: no such data root, or no dataset yamls.
+        RequestError: no such data root or eval root, or no dataset yamls.
     """
     result: dict[str, Any] = {"ok": True}
     texts, code = [], 0
@@ -28,7 +31,13 @@ def doctor(data_root: str | None, datasets: str | None, out: str | None) -> tupl
         result |= found
         texts.append(show.data_text(found))
         code = 0 if found["ok"] else 3
-    findings: list[Finding] = [] if data_root is not None else check_machine()
+    if eval_root is not None:
+        with Step("look at the benchmarks") as step:
+            found = check_eval_root(eval_root, step.note)
+        result |= {**found, "ok": result["ok"] and found["ok"]}
+        texts.append(show.eval_text(found))
+        code = code if found["ok"] else 3
+    findings: list[Finding] = [] if data_root is not None or eval_root is not None else check_machine()
     if out is not None:
         findings += check_store(out)
     if findings:

@@ -29,6 +29,55 @@ def data_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", told + (f"; not ready: {', '.join(wrong)}" if wrong else "")])
 
 
+def eval_text(result: dict[str, Any]) -> str:
+    """The table of benchmarks, and below it what is wrong with each and where it is to be had."""
+    rows = result["benchmarks"]
+    names = {id(r): f"{r['name']} {r['split']}".strip() for r in rows}
+    width = max(len(n) for n in names.values())
+    lines = [f"eval root {result['eval_root']}", ""]
+    lines.append(f"  {'benchmark':<{width}}  {'questions':>9}  {'media':>7}  {'missing':>17}  state")
+    for row in rows:
+        counts = [
+            f"{row['questions']:>9,}",
+            f"{row['media']:>7,}",
+            f"{_part(row['missing'], row['media']):>17}",
+        ]
+        if not row["questions"]:
+            counts = [f"{'-':>9}", f"{'-':>7}", f"{'-':>17}"]
+        lines.append(f"  {names[id(row)]:<{width}}  {'  '.join(counts)}  {row['state']}")
+    for row in rows:
+        if row["state"] == "incomplete":
+            lines += ["", *_lacks(row, names[id(row)])]
+    there = [r for r in rows if r["state"] != "not there"]
+    whole = sum(r["state"] == "complete" for r in there)
+    lines += ["", f"{whole} of {len(there)} benchmarks that are there are complete"]
+    absent: dict[str, list[str]] = {}
+    for row in rows:
+        if row["state"] == "not there":
+            absent.setdefault(row["source"], []).append(names[id(row)])
+    for source, those in absent.items():
+        lines += _wrapped(f"{', '.join(those)}: {source}", "not there: ")
+    return "\n".join(lines)
+
+
+def _lacks(row: dict[str, Any], name: str) -> list[str]:
+    lines = [f"  {name}"]
+    for file in row["files_missing"]:
+        lines += _wrapped(file, "    missing  ")
+    if row["note"]:
+        lines += _wrapped(row["note"], "    error    ")
+    if row["missing"]:  # the questions have been read
+        first = ", ".join(row["examples"]) + (", ..." if row["missing"] > len(row["examples"]) else "")
+        lines += _wrapped(
+            f"{row['missing']:,} of {row['media']:,} media (answers can be scored without): {first}",
+            "    missing  ",
+        )
+    return [
+        *lines,
+        *_wrapped(row["remedy"] or row["source"], f"    {'try' if row['remedy'] else 'fetch':<7}  "),
+    ]
+
+
 def machine_text(findings: list[dict[str, str]]) -> str:
     """One line a finding, its fix below it where there is one."""
     width = max(len(f["check"]) for f in findings)
@@ -45,8 +94,11 @@ def machine_text(findings: list[dict[str, str]]) -> str:
 
 
 def _gone(row: dict[str, Any]) -> str:
-    gone = row["missing"] + row["empty"]
-    return f"{gone:,} ({100 * gone / row['media']:.1f} %)" if gone else "0"
+    return _part(row["missing"] + row["empty"], row["media"])
+
+
+def _part(gone: int, of: int) -> str:
+    return f"{gone:,} ({100 * gone / of:.1f} %)" if gone else "0"
 
 
 def _state(row: dict[str, Any]) -> str:

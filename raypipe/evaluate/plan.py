@@ -32,11 +32,17 @@ class Asking:
     control: str
     max_new_tokens: int
     precision: str
+    split: str = ""
 
     def name(self) -> str:
-        return fingerprint(
-            {**asdict(self), "sampling": self.sampling.model_dump(), "rendition": self.rendition.model_dump()}
-        )
+        fields = {
+            **asdict(self),
+            "sampling": self.sampling.model_dump(),
+            "rendition": self.rendition.model_dump(),
+        }
+        if not self.split:  # as it was before there were splits, so that older answers keep their names
+            del fields["split"]
+        return fingerprint(fields)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def choose_benchmarks(settings: EvaluateSettings) -> tuple[list[benchmarks.Bench
     """The benchmarks to run, and, for ``all``, those whose data is missing with the missing path.
 
     Raises:
-        RequestError: an unknown name, a named benchmark without data, or no data at all.
+        RequestError: an unknown name or split, a named benchmark without data, or no data at all.
     """
     root = Path(settings.eval_root)
     if not root.is_dir():
@@ -87,14 +93,17 @@ def choose_benchmarks(settings: EvaluateSettings) -> tuple[list[benchmarks.Bench
         )
     named = settings.benchmarks != "all"
     names = list(settings.benchmarks) if named else benchmarks.names()
+    for name, split in settings.splits.items():
+        benchmarks.load(name, split)
     chosen, missing = [], {}
     for name in names:
-        benchmark = benchmarks.load(name)
+        benchmark = benchmarks.load(name, settings.splits.get(name))
         lack = benchmark.missing_data(root)
         if lack is None:
             chosen.append(benchmark)
         elif named:
-            raise RequestError(f"{name}: no such file: {lack}", f"fetch the benchmark's files into {root}")
+            remedy = benchmark.source or f"fetch the benchmark's files into {root}"
+            raise RequestError(f"{name}: no such file: {lack}", remedy)
         else:
             missing[name] = str(lack)
     if not chosen:
@@ -118,6 +127,7 @@ def asking_for(
         control=settings.control,
         max_new_tokens=settings.max_new_tokens or benchmark.max_new_tokens,
         precision=settings.precision,
+        split=benchmark.split,
     )
 
 

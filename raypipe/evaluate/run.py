@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -75,6 +75,8 @@ def evaluate(
         questions = benchmark.questions(settings.eval_root)[: settings.limit]
         asking = asking_for(benchmark, settings, weights, card)
         root = Path(settings.eval_root)
+        if benchmark.unpack is not None:
+            benchmark.unpack(root)  # before the plan, which looks at the media's sizes
         units += plan_units(benchmark.name, questions, asking, settings.media_per_unit, root)
     run = Run.start(settings.out, "evaluate", settings)  # last: a wrong request leaves no folder behind
     ledger = Ledger(run.store, PREDICTIONS, PREDICTION_SCHEMA)
@@ -87,8 +89,9 @@ def evaluate(
         (execute or on_ray)(todo, settings, progress)
     predictions = predictions_of(ledger.rows())
     _commit(run, units, predictions, missing)
-    verdicts = _judge(run, predictions, settings.judge, judge_progress) if settings.judge else {}
-    summary = summarise(predictions, verdicts, missing, judged=settings.judge is not None)
+    splits, judged = settings.splits, settings.judge is not None
+    verdicts = _judge(run, predictions, settings.judge, splits, judge_progress) if settings.judge else {}
+    summary = summarise(predictions, verdicts, missing, judged=judged, splits=splits)
     _write_scores(run, summary)
     check_coverage(run, summary, settings.coverage_floor)
     return summary
@@ -107,13 +110,15 @@ def judge_again(
     """
     run = Run.open(root, "evaluate")
     predictions = predictions_of(Ledger(run.store, PREDICTIONS, PREDICTION_SCHEMA).rows())
-    verdicts = _judge(run, predictions, settings, progress)
     body = run.settings
+    splits = body["settings"].get("splits", {})
+    verdicts = _judge(run, predictions, settings, splits, progress)
     body["settings"]["judge"] = settings.model_dump(mode="json")
     run.store.replace(
         SETTINGS, (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     )
-    summary = summarise(predictions, verdicts, run.manifest["facts"]["missing_benchmarks"], judged=True)
+    missing = run.manifest["facts"]["missing_benchmarks"]
+    summary = summarise(predictions, verdicts, missing, judged=True, splits=splits)
     _write_scores(run, summary)
     stored = body["settings"]["coverage_floor"]
     check_coverage(run, summary, stored if coverage_floor is None else coverage_floor)
@@ -161,19 +166,28 @@ def in_process(units: list[Unit], settings: EvaluateSettings, progress: Progress
 
 
 def summarise(
-    predictions: list[Prediction], verdicts: dict[str, Verdict], missing: dict[str, str], *, judged: bool
+    predictions: list[Prediction],
+    verdicts: dict[str, Verdict],
+    missing: dict[str, str],
+    *,
+    judged: bool,
+    splits: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Scores and coverage by benchmark; an answer without a verdict is missing, never zero."""
+    """Scores and coverage by benchmark; an answer without a verdict is missing, never zero.
+
+    A benchmark that can be graded neither by a rule nor by a live judge has answers only, and no score.
+    """
     by_benchmark: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
     scores: dict[str, Any] = {}
     coverage: dict[str, Any] = {}
     for name, items in sorted(by_benchmark.items()):
-        benchmark = benchmarks.load(name)
+        benchmark = benchmarks.load(name, splits.get(name))
         answered = [p for p in items if p.outcome in ANSWERED]
-        waits = benchmark.rule is None and not judged
-        if waits:
+        answers_only = benchmark.rule is None and benchmark.rubric is None
+        waits = benchmark.rubric is not None and not judged
+        if waits or answers_only:
             counted = len(answered)
         else:
             graded = [_graded(benchmark, p, verdicts) for p in items]
@@ -185,6 +199,8 @@ def summarise(
             "counted": counted,
             "share": counted / len(items) if items else 0.0,
             "waits_for_judge": waits,
+            "answers_only": answers_only,
+            **({"split": benchmark.split} if benchmark.split else {}),
             "outcomes": _outcomes(items, verdicts),
         }
     return {"benchmarks": scores, "coverage": coverage, "missing_benchmarks": missing}
@@ -274,12 +290,16 @@ def _write_scores(run: Run, summary: dict[str, Any]) -> None:
 
 
 def _judge(
-    run: Run, predictions: list[Prediction], settings: JudgeSettings, progress: Progress | None
+    run: Run,
+    predictions: list[Prediction],
+    settings: JudgeSettings,
+    splits: Mapping[str, str],
+    progress: Progress | None,
 ) -> dict[str, Verdict]:
-    open_answers = [p for p in predictions if benchmarks.load(p.benchmark).rubric and p.outcome in ANSWERED]
+    names = {p.benchmark for p in predictions}
+    rubrics = {name: benchmarks.load(name, splits.get(name)).rubric for name in names}
+    open_answers = [p for p in predictions if rubrics[p.benchmark] and p.outcome in ANSWERED]
     if not open_answers:
         return {}
-    verdicts = judge_run(
-        run.store, open_answers, lambda name: benchmarks.load(name).rubric, settings, progress=progress
-    )
+    verdicts = judge_run(run.store, open_answers, rubrics.get, settings, progress=progress)
     return {v.question_id: v for v in verdicts}

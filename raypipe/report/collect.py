@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raypipe import benchmark as benchmarks
+from raypipe.benchmark import Benchmark
 from raypipe.errors import DamageError, RequestError
 from raypipe.records import (
     PREDICTION_SCHEMA,
@@ -52,6 +54,7 @@ class RunHeader:
 class EvaluationRun:
     """An evaluate run: its predictions by benchmark and the verdicts on them.
 
+    A benchmark is named as ``asked_name`` names it, so that two question sets of one never meet.
     ``verdicts`` holds at most one verdict per (benchmark, question id), all by the run's own judge.
     """
 
@@ -84,6 +87,23 @@ class PrepareRun:
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
 
+def asked_name(name: str, splits: Mapping[str, str]) -> str:
+    """A benchmark as a run was asked it: its name, or ``name:split`` if not with its default split.
+
+    Raises:
+        RequestError: there is no such benchmark or split.
+    """
+    if name not in splits or splits[name] == benchmarks.load(name).split:
+        return name
+    return f"{name}:{benchmarks.load(name, splits[name]).split}"
+
+
+def benchmark_asked(asked: str) -> Benchmark:
+    """The benchmark that ``asked_name`` named."""
+    name, _, split = asked.partition(":")
+    return benchmarks.load(name, split or None)
+
+
 def read_evaluation(label: str, path: str) -> EvaluationRun:
     """Reads an evaluate run, finished or not.
 
@@ -102,7 +122,9 @@ def read_evaluation(label: str, path: str) -> EvaluationRun:
             by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
     verdicts = verdicts_of(Ledger(run.store, "verdicts", VERDICT_SCHEMA).rows())
     chosen = _own_verdicts(verdicts, header)
-    return EvaluationRun(header, {k: by_benchmark[k] for k in sorted(by_benchmark)}, chosen)
+    splits = header.settings.get("splits", {})
+    asked = {asked_name(name, splits): by_benchmark[name] for name in sorted(by_benchmark)}
+    return EvaluationRun(header, asked, chosen)
 
 
 def read_training(label: str, path: str) -> TrainingRun:

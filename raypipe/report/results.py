@@ -11,20 +11,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raypipe.benchmark import Benchmark, grade, graded_from_verdict, load, scores
+from raypipe.benchmark import Benchmark, grade, graded_from_verdict, scores, ungraded
 from raypipe.grading.metrics import PERCENT, Graded, tabulate
 from raypipe.grading.statistics import binomial_p_greater, paired_difference
 from raypipe.records import Score
-from raypipe.report.collect import EvaluationRun, judge_of
+from raypipe.report.collect import EvaluationRun, benchmark_asked, judge_of
 from raypipe.report.samples import sample_cap, sample_entries, worth_of
 
 
-def graded_of(run: EvaluationRun, benchmark: Benchmark) -> dict[str, Graded]:
-    """Every answer of a run to one benchmark, graded: by rule, or by the judge's verdict."""
+def graded_of(run: EvaluationRun, asked: str) -> dict[str, Graded]:
+    """Every answer of a run to one benchmark, graded: by rule, by the judge's verdict, or not at all."""
+    benchmark = benchmark_asked(asked)
     out: dict[str, Graded] = {}
-    for prediction in run.predictions.get(benchmark.name, []):
-        if benchmark.rubric is None:
+    for prediction in run.predictions.get(asked, []):
+        if benchmark.rule is not None:
             out[prediction.question_id] = grade(benchmark, prediction, prediction.text)
+        elif benchmark.rubric is None:
+            out[prediction.question_id] = ungraded(prediction, prediction.outcome)
         else:
             verdict = run.verdicts.get((benchmark.name, prediction.question_id))
             out[prediction.question_id] = graded_from_verdict(prediction, verdict)
@@ -35,13 +38,12 @@ def benchmark_entries(runs: Sequence[EvaluationRun], baseline: str | None) -> li
     """The report's entry of every benchmark that at least one evaluation was asked."""
     names = sorted({name for run in runs for name in run.predictions})
     cap = sample_cap(len(names))
-    return [_entry(load(name), runs, baseline, cap) for name in names]
+    return [_entry(name, runs, baseline, cap) for name in names]
 
 
-def _entry(
-    benchmark: Benchmark, runs: Sequence[EvaluationRun], baseline: str | None, cap: int
-) -> dict[str, Any]:
-    graded = {run.label: graded_of(run, benchmark) for run in runs}
+def _entry(asked: str, runs: Sequence[EvaluationRun], baseline: str | None, cap: int) -> dict[str, Any]:
+    benchmark = benchmark_asked(asked)
+    graded = {run.label: graded_of(run, asked) for run in runs}
     judges = {r.label: judge_of(r, benchmark.name) for r in runs} if benchmark.rubric is not None else {}
     changes = [
         {"from": baseline, "to": run.label, **change}
@@ -51,16 +53,17 @@ def _entry(
         and (change := paired_change(graded[baseline], graded[run.label])) is not None
     ]
     return {
-        "name": benchmark.name,
+        "name": asked,
         "title": benchmark.title,
         "primary": benchmark.primary,
         "judged": benchmark.rubric is not None,
+        "answers_only": benchmark.rule is None and benchmark.rubric is None,
         "judges": {label: judge for label, judge in judges.items() if judge["name"]},
         "published_source": benchmark.published_source,
         "metrics": _metrics(benchmark, graded),
         "outcomes": {label: outcomes_of(rows) for label, rows in graded.items() if rows},
         "changes": changes,
-        "samples": sample_entries(runs, benchmark.name, graded, baseline, cap),
+        "samples": sample_entries(runs, asked, graded, baseline, cap),
     }
 
 

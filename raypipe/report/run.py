@@ -12,6 +12,7 @@ from raypipe.report import html
 from raypipe.report.collect import EvaluationRun, PrepareRun, read_evaluation, read_prepare, read_training
 from raypipe.report.compare import compare
 from raypipe.report.curves import training_entry
+from raypipe.report.listing import export_command
 from raypipe.report.provenance import evaluation_entry, provenance
 from raypipe.report.results import benchmark_entries, headline
 from raypipe.report.samples import read_strips
@@ -105,10 +106,15 @@ def _own_notes(runs: Sequence[EvaluationRun], benchmarks: Sequence[Mapping[str, 
         if not run.header.complete
     ]
     for run in runs:
-        unjudged = run.predictions.keys() - {name for name, _ in run.verdicts}
+        judged = {name for name, _ in run.verdicts}
+        unjudged = [name for name in run.predictions if name.partition(":")[0] not in judged]
         waiting = [b["title"] for b in benchmarks if b["judged"] and b["name"] in unjudged]
         if waiting:
             notes.append(f"{run.label} has not been judged yet on {', '.join(waiting)}.")
+    for b in benchmarks:
+        if b["answers_only"]:
+            command = export_command(b["name"].partition(":")[0], "RUN")
+            notes.append(f"{b['title']} has answers only: {command}")
     limits = sorted({str(r.header.settings["limit"]) for r in runs if r.header.settings.get("limit")})
     if limits:
         notes.append(f"Only the first {' or '.join(limits)} questions of each benchmark were asked.")

@@ -144,12 +144,14 @@ def _nothing_joins(path: Path, questions: Sequence[Question], rows: int) -> Requ
 def _summary(benchmark: Benchmark, runs: list[list[Graded]], duplicate: int, extra: int) -> dict[str, Any]:
     """The object that ``raypipe score --json`` prints; a metric that nothing is known of is null.
 
+    ``n`` and ``missing`` count questions with and without a value; ``counts`` has both for each metric.
     Where a judge judged several times, ``runs`` and ``spread``, their standard deviation, are there too.
     """
     scores: list[Score] = benchmarks.scores_of_runs(benchmark, runs)
     n = sum(any(g.value is not None for g in each) for each in zip(*runs, strict=True))
     result: dict[str, Any] = {
         "benchmark": benchmark.name,
+        "title": benchmark.title,
         **({"split": benchmark.split} if benchmark.split else {}),
         "metrics": {score.metric: _known(score.value) for score in scores},
         "primary": benchmark.primary,
@@ -159,6 +161,10 @@ def _summary(benchmark: Benchmark, runs: list[list[Graded]], duplicate: int, ext
         "extra": extra,
         "outcomes": dict(sorted(Counter(g.outcome.value for run in runs for g in run).items())),
         "intervals": {score.metric: [_known(score.low), _known(score.high)] for score in scores},
+        "counts": {score.metric: [score.n, score.missing] for score in scores},
+        "published": dict(benchmark.published),
+        "published_source": benchmark.published_source,
+        "published_elsewhere": dict(benchmark.published_elsewhere),
     }
     if len(runs) > 1:
         each = [benchmark.metrics(run) for run in runs]

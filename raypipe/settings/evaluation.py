@@ -39,6 +39,7 @@ class EvaluateSettings(Settings):
     model: str
     model_base: str | None = None
     benchmarks: list[str] | Literal["all"] = "all"
+    splits: dict[str, str] = Field(default_factory=dict)  # of several question sets: {"mmbench": "cn"}
     eval_root: str
     out: str = how()
     protocol: Literal["corrected", "reference"] = "corrected"

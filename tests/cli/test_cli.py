@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from raypipe import __version__, cli
+from raypipe import benchmark as benchmarks
 from raypipe.cli import VERBS, parse
+from tests.report.runs import evaluate_run, prediction
 from tests.support.eval_roots import made_up
 
 HEAVY = ("torch", "ray", "pyarrow", "transformers", "numpy", "av", "deepspeed", "pydantic")
@@ -39,6 +41,47 @@ def imported_by(code: str) -> set[str]:
     return {name.split(".")[0] for name in done.stderr.split()}
 
 
+def test_a_run_is_exported_and_scored_from_the_command_line(capsys, tmp_path):
+    root = made_up(tmp_path / "eval", "gqa")
+    questions = benchmarks.load("gqa").questions(root)
+    of_run = evaluate_run(tmp_path / "run", [prediction(q, q.reference) for q in questions[:2]], thumbs={})
+    out = tmp_path / "answers.jsonl"
+    argv = [
+        "export",
+        "gqa",
+        "--eval-root",
+        str(root),
+        "--run",
+        of_run,
+        "--format",
+        "answers",
+        "--out",
+        str(out),
+    ]
+    code, told, _ = run(capsys, *argv, "--json")
+    assert code == 0
+    assert json.loads(told)["files"] == [str(out)]
+    assert run(capsys, *argv)[1] == f"2 answers, 1 missing: {out}\n"
+    code, told, _ = run(capsys, "score", "gqa", "--eval-root", str(root), "--answers", str(out))
+    assert code == 0
+    lines = told.splitlines()
+    assert lines[0] == "GQA: 2 questions scored, 1 missing"
+    assert lines[2].split() == ["metric", "value", "95", "%", "interval", "n", "missing", "published"]
+    assert lines[3].split()[:2] == ["accuracy", "100.000"]
+    assert lines[3].split()[-3:] == ["2", "1", "60.3"]
+
+
+def test_every_file_of_verdicts_is_read(capsys, tmp_path):
+    root = made_up(tmp_path, "msvd_qa")
+    for name, row in (("a", "v_a_1"), ("b", "v_a_2"), ("c", "v_b_1")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({row: [{"pred": "yes", "score": 4}, {}]}))
+    a, b, c = (str(tmp_path / f"{n}.json") for n in "abc")
+    for files in (["--verdicts", a, b, c], ["--verdicts", a, "--verdicts", b, c]):
+        code, told, _ = run(capsys, "score", "msvd_qa", "--eval-root", str(root), *files, "--json")
+        assert code == 0
+        assert json.loads(told)["n"] == 3
+
+
 @pytest.mark.parametrize("argv", [["--help"], [], ["--version"], ["train", "--help"], ["evaluate", "-h"]])
 def test_help_imports_nothing_heavy(argv):
     loaded = imported_by(f"from raypipe import cli\nassert cli.main({argv!r}) == 0")
@@ -51,6 +94,8 @@ def test_help_imports_nothing_heavy(argv):
         "raypipe.grading.metrics",
         "raypipe.report.run",
         "raypipe.report.score",
+        "raypipe.report.export",
+        "raypipe.report.listing",
         "raypipe.benchmark",
         "raypipe.commands",
     ],
@@ -184,6 +229,14 @@ def test_a_folder_that_is_no_run(capsys, tmp_path, argv):
             ["score", "pope", "--eval-root", "{root}", "--answers", "a", "--answer", "b"],
             "did you mean 'answers'?",
         ),
+        (["score", "pope", "--eval-root", "{root}", "--answers", "a", "--split", "val"], "no split 'val'"),
+        (["export", "--eval-root", "{root}", "--out", "o", "--answers", "a"], "which benchmark"),
+        (["export", "pope", "--eval-root", "{root}", "--out", "o"], "--answers FILE or --run RUN"),
+        (["export", "pope", "--eval-root", "{root}", "--answers", "a"], "--out is missing"),
+        (["export", "pope", "--eval-root", "{root}", "--out", "o", "--answers", "a"], "no evaluation server"),
+        (["export", "pope", "eval_root={root}", "out=o", "run={root}", "format=xls"], "no format is called"),
+        (["export", "pope", "eval_root={root}", "out=o", "run={root}", "format=answers"], "not a run folder"),
+        (["export", "pope", "eval_root={root}", "out=o", "answer=a"], "did you mean 'answers'?"),
         (["ask", "--model", "/no/such", "a.mp4", "what?"], "no such model folder"),
         (["ask", "a.mp4", "what?"], "--model is missing"),
         (["ask", "--model", "m", "a.mp4"], "a file and a question"),

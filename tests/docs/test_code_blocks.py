@@ -42,9 +42,10 @@ TABLES: dict[str, type[Settings]] = {
 }
 OPTIONS = {
     "demo": {"out"},
-    "score": {"eval_root", "answers", "verdicts"},
+    "score": {"eval_root", "answers", "verdicts", "split"},
+    "export": {"eval_root", "answers", "run", "out", "format", "split"},
     "ask": {"model", "model_base", "max_new_tokens"},
-    "doctor": {"data_root", "datasets", "out"},
+    "doctor": {"data_root", "datasets", "eval_root", "out"},
     "merge": {"adapter", "model_base", "out"},
 }
 RAY = {"up", "down", "dashboard", "start", "stop", "get-auth-token", "job"}
@@ -108,8 +109,8 @@ def check_verb(verb: str, request: Request) -> None:
         assert request.take("baseline") in (None, *labels)
     elif verb in OPTIONS:
         assert {s.partition("=")[0] for s in request.settings} <= OPTIONS[verb]
-        if verb == "score":
-            benchmarks.load(request.words[0])
+        if verb in ("score", "export"):
+            benchmarks.load(request.words[0], request.take("split"))
     else:
         assert not request.settings
         assert len(request.words) == {"verify": 1, "compare": 2, "benchmarks": 0}[verb]

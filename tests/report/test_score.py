@@ -94,7 +94,8 @@ def test_a_damaged_answer_file_is_named_with_its_line(gqa, line, message):
 
 
 def test_a_file_that_is_not_text_is_named_with_its_line(gqa):
-    (gqa / "answers.jsonl").write_bytes(b"{}\n{}\n\xff")
+    row = b'{"question_id": "1", "text": "x"}\n'
+    (gqa / "answers.jsonl").write_bytes(2 * row + b"\xff")
     with pytest.raises(RequestError, match="line 3: not UTF-8"):
         score_answers("gqa", gqa, gqa / "answers.jsonl")
 
