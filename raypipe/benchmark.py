@@ -93,6 +93,8 @@ class Benchmark:
         rubric: the judge's rubric, by its name in ``grading.rubrics``; None if a rule grades.
         verdicts: reads the verdicts that the reference's judge stores; None where no judge is needed.
         upload: writes what an evaluation server takes; None where there is no server.
+        unpack: writes the media that lie inside the annotations to where the questions name them, and
+            returns how many; needed before a model is asked, never for scores. None where media are files.
         split: which of several question sets this is; empty where there is one. See ``load``.
         source: where its data are to be had, for a person who has none of them.
         max_new_tokens: the longest answer.
@@ -114,6 +116,7 @@ class Benchmark:
     rubric: str | None = None
     verdicts: VerdictReader | None = None
     upload: Upload | None = None
+    unpack: Callable[[Path], int] | None = None
     split: str = ""
     source: str = ""
     max_new_tokens: int = 128
