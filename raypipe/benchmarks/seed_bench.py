@@ -2,8 +2,8 @@
 
 Scorer: LLaVA's ``convert_seed_for_submission.py``: a reply must be the right letter and nothing else.
 ``image`` and ``video`` split by data type, ``accuracy/<type>`` by question type. A video question is asked
-about one frame from the middle (``raypipe.media.middle_frame`` takes them out of the videos). Where raypipe
-differs: an unanswered question is missing, while the reference counts it wrong; a type of which
+about one frame from the middle of its video; ``write_video_frames`` takes them out. Where raypipe differs: an
+unanswered question is missing, while the reference counts it wrong; a type of which
 nothing is right scores 0, where the reference stops; options and questions of the two files are compared.
 """
 
@@ -11,20 +11,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raypipe.benchmark import OPTION_LETTER, Benchmark, make_question, without_suffix
-from raypipe.errors import RequestError
+from raypipe.errors import RequestError, nearest
 from raypipe.eval_root import Row, field, medium_path, read_json, read_json_lines
 from raypipe.grading.metrics import GradedTable, Metric, accuracies, proportion
 from raypipe.grading.rules import ExactMatch
+from raypipe.media.middle_frame import Clip, Written, write_middle_frames
 from raypipe.records import MediumKind, MediumRef, Question
+from raypipe.store.files import Store
 from raypipe.submission import all_answered, write_whole
 
 NAME = "seed_bench"
 ANNOTATION = "seed_bench/SEED-Bench.json"
 QUESTIONS = "seed_bench/llava-seed-bench.jsonl"
+VIDEO_FRAMES = "seed_bench/SEED-Bench-video-image"
+VIDEO_SOURCES = {"10": "ssv2", "11": "epic_kitchens", "12": "breakfast"}  # by question type
+SOURCE_NAMES = list(VIDEO_SOURCES.values())
+SUFFIXES = (".webm", ".mp4", ".MP4", ".avi", ".mkv")  # some ids are names without one
 DATA_TYPES = ("image", "video")
 CHOICES = {"A": "choice_a", "B": "choice_b", "C": "choice_c", "D": "choice_d"}
 SOURCE = (
@@ -117,6 +123,54 @@ def _answer(
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
+
+
+def write_video_frames(eval_root: Path, sources: Mapping[str, Path]) -> Written:
+    """Takes the middle frame of every video question out of its video, to where the questions name it.
+
+    Frames that are there are left alone, so that it can be run again when a video has come.
+
+    Args:
+        sources: the folder of each of ``VIDEO_SOURCES`` that is there; questions on another are left out.
+
+    Returns:
+        What was written, and for each refused frame the reason: ``media_missing``, ``frames_damaged``, ...
+
+    Raises:
+        RequestError: an unknown or missing source, or a damaged annotation.
+        ServiceError: the disk refused.
+    """
+    for source, folder in sources.items():
+        if source not in VIDEO_SOURCES.values():
+            raise RequestError(
+                f"'{source}' is no source of SEED-Bench's videos", nearest(source, SOURCE_NAMES)
+            )
+        if not folder.is_dir():
+            raise RequestError(f"no such folder: {folder}", f"give the folder of the {source} videos")
+    path = eval_root / ANNOTATION
+    clips: dict[str, Clip] = {}
+    for number, row in enumerate(read_annotation(path)[0], 1):
+        where = f"question {number}"
+        of_type, row_id = (field(row, name, path, where) for name in ("question_type_id", "question_id"))
+        source = VIDEO_SOURCES.get(of_type, "")
+        if source in sources:
+            name = medium_path(VIDEO_FRAMES, f"{of_type}_{row_id}.png", path, where)
+            clips[name] = _clip(row, source, sources[source], path, where)
+    return write_middle_frames(clips, Store(str(eval_root)))
+
+
+def _clip(row: Row, source: str, folder: Path, path: Path, where: str) -> Clip:
+    video = medium_path("", field(row, "data_id", path, where), path, where).removeprefix("/")
+    names = [name + suffix for name in (video, PurePosixPath(video).name) for suffix in ("", *SUFFIXES)]
+    found = next((name for name in names if (folder / name).is_file()), names[0])
+    if source == "ssv2":
+        return Clip(folder, found, ("whole", 0.0, 0.0))
+    segment = row.get("segment")
+    try:
+        begin, end = (float(number) for number in segment or ())
+    except (TypeError, ValueError, OverflowError):
+        raise RequestError(f"{path}, {where}: the segment is not two numbers: {segment!r:.60}") from None
+    return Clip(folder, found, ("seconds" if source == "epic_kitchens" else "frames", begin, end))
 
 
 def as_it_stands(reply: str) -> str:

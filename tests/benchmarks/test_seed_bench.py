@@ -4,9 +4,11 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.benchmark import grade, scores
+from raypipe.benchmarks.seed_bench import write_video_frames
 from raypipe.errors import RequestError
-from raypipe.records import Outcome
+from raypipe.records import Outcome, Reason
 from raypipe.report.score import score_answers
+from tests.support.clips import number_of, write_clip
 from tests.support.eval_roots import made_up, write_json, write_lines
 
 SEED = benchmarks.load("seed_bench")
@@ -98,3 +100,47 @@ def test_a_picture_outside_of_the_folder_is_refused(root):
     path.write_text(path.read_text().replace("SEED-Bench-image/1_7.png", "../../1_7.png"))
     with pytest.raises(RequestError, match="not a name inside seed_bench"):
         SEED.questions(root)
+
+
+def test_video_questions_get_the_frame_that_they_name(root, tmp_path):
+    content = json.loads((root / ANNOTATION).read_text())
+    video = content["questions"][2]
+    more = [
+        {**video, "question_id": "v13", "question_type_id": 11, "data_id": "P01/c", "segment": [0.5, 1.5]},
+        {**video, "question_id": "v14", "question_type_id": 12, "data_id": "P03/d.avi", "segment": [2, 9]},
+        {**video, "question_id": "v15", "question_type_id": 12, "data_id": "none.avi", "segment": [2, 9]},
+    ]
+    content["questions"] += more
+    write_json(root / ANNOTATION, content)
+    write_clip(tmp_path / "ssv2/data/v12.webm", frames=13, codec="libvpx-vp9")
+    write_clip(tmp_path / "epic/c.MP4", frames=30)  # found by the last part of its id, at 10 a second
+    write_clip(tmp_path / "breakfast/P03/d.avi", frames=12, codec="mpeg4")
+    found = write_video_frames(root, {"ssv2": tmp_path / "ssv2", "breakfast": tmp_path / "breakfast"})
+    assert (found.written, found.present) == (2, 0)
+    (lost,) = found.refused.items()
+    assert (lost[0], lost[1].reason) == ("seed_bench/SEED-Bench-video-image/12_v15.png", Reason.MEDIA_MISSING)
+    found = write_video_frames(root, {"ssv2": tmp_path / "ssv2", "epic_kitchens": tmp_path / "epic"})
+    assert (found.written, found.present) == (1, 1)
+    frames = root / "seed_bench/SEED-Bench-video-image"
+    assert {f.name: number_of(f.read_bytes()) for f in frames.iterdir()} == {
+        "10_v12.png": 5,
+        "11_v13.png": 9,  # 5 to 15
+        "12_v14.png": 5,  # 2 to 9
+    }
+
+
+@pytest.mark.parametrize("segment", [None, [1], ["a", 2], 5, [1, 2, 3]])
+def test_a_segment_that_is_none_is_refused(root, tmp_path, segment):
+    content = json.loads((root / ANNOTATION).read_text())
+    content["questions"][2].update(question_type_id=11, segment=segment)
+    write_json(root / ANNOTATION, content)
+    with pytest.raises(RequestError, match="question 3: the segment is not two numbers"):
+        write_video_frames(root, {"epic_kitchens": tmp_path})
+
+
+def test_unknown_and_missing_sources_are_refused(root, tmp_path):
+    with pytest.raises(RequestError, match="'epic' is no source") as fault:
+        write_video_frames(root, {"epic": tmp_path})
+    assert "epic_kitchens" in fault.value.remedy
+    with pytest.raises(RequestError, match="no such folder"):
+        write_video_frames(root, {"ssv2": tmp_path / "none"})
