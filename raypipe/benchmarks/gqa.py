@@ -4,7 +4,8 @@ Scorer: GQA's ``eval.py`` as patched in LLaVA (``scripts/convert_gqa_for_eval.py
 reply in lower case without its last full stop must equal the answer. ``binary`` and ``open`` split by
 structural type (open: ``query``). Where raypipe differs: question file and ground truth are also
 compared by image and wording; an unanswered question is counted as missing, while the official scorer
-stops; validity, plausibility, distribution, and the types by semantics and length are not computed (the
+stops. Where the ground truth has them, accuracy is also given by semantic type, by number of steps and of
+words, counted as the official scorer does. Validity, plausibility and distribution are not computed (the
 first two are 0 for test-dev, whose choices file is not public).
 """
 
@@ -17,7 +18,7 @@ from raypipe.benchmark import ONE_WORD, VIDEO_LLAVA, Benchmark, make_question, w
 from raypipe.errors import RequestError
 from raypipe.eval_root import field, first_present, medium_path, read_json, read_json_lines
 from raypipe.grading.answers import short_answer
-from raypipe.grading.metrics import GradedTable, Metric, accuracies, proportion
+from raypipe.grading.metrics import GradedTable, Metric, accuracies, by_facet, proportion
 from raypipe.grading.rules import ExactMatch
 from raypipe.records import MediumKind, MediumRef, Question
 
@@ -28,6 +29,7 @@ TRUTH = (
     "gqa/data/testdev_balanced_questions.json",
 )
 OPEN_TYPE = "query"
+NO_STEP = ("exist", "query: name", "choose name")  # what the official scorer does not count as a step
 
 
 def read_questions(eval_root: Path) -> list[Question]:
@@ -57,7 +59,8 @@ def read_questions(eval_root: Path) -> list[Question]:
         medium = MediumRef(MediumKind.IMAGE, medium_path("gqa/data/images", image, path, where))
         answer = field(entry, "answer", truth_path, at)
         category = _structural_type(entry, truth_path, at)
-        questions.append(make_question(NAME, row_id, medium, prompt, bare, answer, category))
+        tags = (*_tags(entry, truth_path, at), f"words={len(wording.split())}")
+        questions.append(make_question(NAME, row_id, medium, prompt, bare, answer, category, tags=tags))
     unasked = truth.keys() - asked
     if unasked:
         raise _disagreement(
@@ -80,6 +83,20 @@ def _structural_type(entry: dict[str, Any], path: Path, where: str) -> str:
     return field(types if isinstance(types, dict) else {}, "structural", path, where)
 
 
+def _tags(entry: dict[str, Any], path: Path, where: str) -> list[str]:
+    """Semantic type and number of steps, where they are given."""
+    tags = []
+    if "semantic" in entry["types"]:
+        tags.append(f"semantic={field(entry['types'], 'semantic', path, where)}")
+    if "semantic" in entry:
+        steps = entry["semantic"]
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise RequestError(f"{path}, {where}: 'semantic' is not a list of steps")
+        told = (f"{field(step, 'operation', path, where)}: {step.get('argument')}" for step in steps)
+        tags.append(f"steps={sum(not any(part in text for part in NO_STEP) for text in told)}")
+    return tags
+
+
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
@@ -89,12 +106,13 @@ def _disagreement(message: str) -> RequestError:
 
 
 def measure(table: GradedTable) -> list[Metric]:
-    """``accuracy``, ``binary``, ``open``, and accuracy by structural type."""
+    """``accuracy``, ``binary``, ``open``, and accuracy by structural and semantic type, steps and words."""
     is_open = table.category == OPEN_TYPE
     return [
         *accuracies(table),
         proportion("binary", table.value, ~is_open),
         proportion("open", table.value, is_open),
+        *by_facet(table, "semantic", "steps", "words"),
     ]
 
 
@@ -108,6 +126,10 @@ BENCHMARK = Benchmark(
     rule=ExactMatch(short_answer),
     measure=measure,
     primary="accuracy",
+    source=(
+        "llava_gqa_testdev_balanced.jsonl is in LLaVA's eval.zip; questions1.2.zip and images.zip are on "
+        "https://cs.stanford.edu/people/dorarad/gqa/download.html"
+    ),
     published={"accuracy": 60.3},
     published_source=VIDEO_LLAVA,
     published_elsewhere={"LLaVA-1.5-7B": 62.0, "LLaVA-1.5-13B": 63.3},

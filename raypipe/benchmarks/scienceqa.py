@@ -2,13 +2,17 @@
 
 Scorer: LLaVA ``llava/eval/eval_science_qa.py``. Published is the accuracy on the questions with an image.
 A reply in which no option can be read is wrong, as officially, and ``failed`` says how many percent
-that are. Where raypipe differs: whether a question has an image is taken from the question and not from the
+that are. The facets are those of ScienceQA's ``evaluate_acc.py``, where problems.json has them: subject,
+topic, grade (1-6, 7-12) and context (``text``: there is a hint; ``image``; ``none``: neither; a question may
+have both). Where raypipe differs: whether a question has an image is taken from the question and not from the
 stored prompt; an unanswered question is missing, while the reference counts it wrong; a letter
-past the last option is wrong, while older official code drew an option at random.
+past the last option is wrong, and so is a reply that names none, while older official code (ScienceQA's own,
+and LLaVA's first) drew an option at random for it: its scores are a little higher and differ each time.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from raypipe.benchmark import OPTION_LETTER, VIDEO_LLAVA, Benchmark, make_questi
 from raypipe.errors import RequestError
 from raypipe.eval_root import field, medium_path, read_json, read_json_rows
 from raypipe.grading.answers import LETTERS, UNREADABLE, option_letter
-from raypipe.grading.metrics import GradedTable, Metric, accuracies, proportion
+from raypipe.grading.metrics import GradedTable, Metric, by_facet, proportion
 from raypipe.grading.rules import ExactMatch
 from raypipe.records import MediumKind, MediumRef, Question
 
@@ -26,10 +30,13 @@ NAME = "scienceqa"
 QUESTIONS = "scienceqa/llava_test_CQM-A.json"
 PROBLEMS = "scienceqa/problems.json"
 SPLITS = "scienceqa/pid_splits.json"
+GRADE = re.compile("grade([0-9]{1,2})")
 
 
 def read_questions(eval_root: Path) -> list[Question]:
     """The test split's questions with their right options; the category is the subject, if given.
+
+    Tags are ``subject``, ``topic``, ``grade`` and ``context``.
 
     Raises:
         RequestError: a damaged row, or a question file that is not the test split.
@@ -46,15 +53,18 @@ def read_questions(eval_root: Path) -> list[Question]:
         if row_id not in test_ids:
             raise RequestError(f"{path}, {where}: {row_id!r} is not in the test split of {SPLITS}")
         test_ids.remove(row_id)
-        problem = problems.get(row_id)
+        problem: Any = problems.get(row_id)
         bare = _asked(row, path, where)
         medium = None
         if row.get("image"):
             name = medium_path("scienceqa/images/test", field(row, "image", path, where), path, where)
             medium = MediumRef(MediumKind.IMAGE, name)
         letter = _right_letter(problem, problems_path, row_id)
-        subject = str(problem.get("subject", "")) if isinstance(problem, dict) else ""
-        questions.append(make_question(NAME, row_id, medium, bare + OPTION_LETTER, bare, letter, subject))
+        tags = _tags(problem, bool(medium), problems_path, f"problem {row_id!r}")
+        subject = str(problem.get("subject") or "")
+        questions.append(
+            make_question(NAME, row_id, medium, bare + OPTION_LETTER, bare, letter, subject, tags=tags)
+        )
     if test_ids:
         raise RequestError(
             f"{path} lacks {len(test_ids)} questions of the test split, for example {min(test_ids)!r}",
@@ -87,12 +97,32 @@ def _right_letter(problem: Any, path: Path, row_id: str) -> str:
     return LETTERS[index]
 
 
+def _tags(problem: dict[str, Any], illustrated: bool, path: Path, where: str) -> tuple[str, ...]:
+    tags = [
+        f"{name}={field(problem, name, path, where)}" for name in ("subject", "topic") if problem.get(name)
+    ]
+    if problem.get("grade"):
+        grade = GRADE.fullmatch(field(problem, "grade", path, where))
+        if grade is None or not 1 <= int(grade[1]) <= 12:
+            raise RequestError(
+                f"{path}, {where}: the grade is not grade1 to grade12: {problem['grade']!r:.60}"
+            )
+        tags.append("grade=1-6" if int(grade[1]) <= 6 else "grade=7-12")
+    if illustrated:
+        tags.append("context=image")
+    if "hint" in problem:
+        hinted = bool(problem["hint"]) and bool(field(problem, "hint", path, where))
+        tags += ["context=text"] if hinted else [] if illustrated else ["context=none"]
+    return tuple(tags)
+
+
 def measure(table: GradedTable) -> list[Metric]:
-    """``img_accuracy`` (with an image), ``accuracy`` (all, and by subject), ``failed`` (no option read)."""
+    """``img_accuracy`` (with an image), ``accuracy`` (all, and by facet), ``failed`` (no option read)."""
     failed = np.where(np.isnan(table.value), np.nan, table.parsed == UNREADABLE)
     return [
         proportion("img_accuracy", table.value, table.illustrated),
-        *accuracies(table),
+        proportion("accuracy", table.value, table.everything),
+        *by_facet(table, "subject", "context", "grade", "topic"),
         proportion("failed", failed, table.everything),
     ]
 
@@ -107,6 +137,10 @@ BENCHMARK = Benchmark(
     rule=ExactMatch(option_letter),
     measure=measure,
     primary="img_accuracy",
+    source=(
+        "llava_test_CQM-A.json is in LLaVA's eval.zip; problems.json, pid_splits.json and the images of the "
+        "test split are those of ScienceQA (lupantech/ScienceQA, data/scienceqa)"
+    ),
     max_new_tokens=1024,
     pad=False,
     published={"img_accuracy": 66.4},

@@ -24,6 +24,17 @@ def yes_or_no(reply: str) -> str:
     return "no" if {"No", "no", "not"}.intersection(words) else "yes"
 
 
+def first_yes_or_no(reply: str) -> str:
+    """MME's reading (the release's calculator): "yes", "no", or ``FAILED``, which is always wrong.
+
+    Case does not count. Unless the reply is exactly one of the two, "yes" and then "no" is looked for
+    anywhere in its first four characters: "not" and "know" read as "no", "eyes" as "yes", and "It is
+    no" as neither, as they do officially.
+    """
+    start = reply.lower()[:4]
+    return next((word for word in ("yes", "no") if word in start), UNREADABLE)
+
+
 def short_answer(reply: str) -> str:
     """GQA's reading (LLaVA ``convert_gqa_for_eval.py``): lower case, without full stops at the end."""
     return reply.rstrip(".").lower()

@@ -161,6 +161,26 @@ def by_facet(table: GradedTable, *facets: str) -> list[Metric]:
     ]
 
 
+def all_right(table: GradedTable, group: NDArray[np.int64]) -> tuple[Floats, Mask]:
+    """For groups of questions that count only together: 1 on the first row of a group of which every
+    question is right, 0 where one is not, nan where one has no value; nan on all other rows.
+
+    Args:
+        group: ``[N]``, which group each row is of.
+
+    Returns:
+        These numbers, and which rows are the first ones.
+    """
+    first, of = np.unique(group, return_index=True, return_inverse=True)[1:]
+    unknown = np.bincount(of, np.isnan(table.value), len(first)) > 0
+    wrong = np.bincount(of, table.value < 1, len(first)) > 0
+    together = np.full(len(table), np.nan)
+    together[first] = np.where(unknown, np.nan, ~wrong)
+    asked = np.zeros(len(table), dtype=bool)
+    asked[first] = True
+    return together, asked
+
+
 def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
     """Metrics of several runs over the same questions as one each: the mean of their values.
 

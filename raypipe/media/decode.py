@@ -17,6 +17,7 @@ from raypipe.media.fault import MediumError as MediumError
 from raypipe.media.image import image_frame, read_image
 from raypipe.media.pulse import beat
 from raypipe.media.rendition import load_frame, perceptual_hash, store_frame
+from raypipe.media.sampling import Part
 from raypipe.media.source import MediaRoot, State
 from raypipe.records import Medium, MediumKind, Reason
 from raypipe.settings import Rendition, Sampling
@@ -27,6 +28,7 @@ class DecodeRequest:
     """One medium to decode: where it lies below which root, and how it is to be sampled and stored.
 
     ``size`` and ``stamp`` are what was planned (bytes; ETag or time of change); -1 and "" ask for no check.
+    ``middle_of`` asks for one frame, from the middle of a part of the video, in place of the sampling.
     """
 
     key: str
@@ -39,6 +41,7 @@ class DecodeRequest:
     max_pixels: int = 100_000_000
     size: int = -1
     stamp: str = ""
+    middle_of: Part | None = None
 
 
 def decode(request: DecodeRequest) -> Medium:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import numpy as np
 
+from raypipe.media.fault import MediumError
+from raypipe.records import Reason
 from raypipe.settings import Sampling
+
+# What is looked at, and where it begins and ends: all of a video, seconds, or positions of frames.
+Part = tuple[Literal["whole", "seconds", "frames"], float, float]
 
 
 def positions(count: int, sampling: Sampling) -> tuple[int, ...]:
@@ -71,3 +79,37 @@ def _at_rate(times: np.ndarray, sampling: Sampling) -> np.ndarray:
 def _on_show(times: np.ndarray, instants: np.ndarray) -> np.ndarray:
     """The last frame whose time is not after the instant (to a microsecond: times are rounded fractions)."""
     return np.clip(np.searchsorted(times, instants + 1e-6, side="right") - 1, 0, len(times) - 1)
+
+
+def middle_position(count: int, rate: float, part: Part) -> int:
+    """The position (0-based, in presentation order) of the middle frame, as SEED-Bench's script finds it.
+
+    It is ``int((n - 1) / 2)`` frames past the begin: n is the last position for a whole video, and end minus
+    begin for a part. Seconds are cut to positions at the stream's average rate and held at the last one;
+    positions are taken as they are. A part too short for a frame is its begin.
+
+    Args:
+        count: frames of the video.
+        rate: frames a second.
+
+    Raises:
+        MediumError: the part ends before it begins, or its middle is not in the video.
+
+    >>> middle_position(13, 25.0, ("whole", 0, 0)), middle_position(100, 25.0, ("seconds", 1, 3))
+    (5, 49)
+    """
+    of, begin, end = part
+    if not 0 <= begin <= end < math.inf:
+        raise MediumError(Reason.BAD_RECORD, f"the segment {begin} to {end} is none")
+    if of == "seconds" and rate <= 0:
+        raise MediumError(Reason.MEDIA_UNREADABLE, "the video does not tell its frame rate")
+    if of == "whole":
+        first, last = 0, count - 1
+    elif of == "seconds":
+        first, last = (min(int(time * rate), count - 1) for time in (begin, end))
+    else:
+        first, last = int(begin), int(end)
+    position = first + max(0, int((last - first - 1) / 2))
+    if position >= count:
+        raise MediumError(Reason.BAD_RECORD, f"the segment's middle is frame {position} of {count}")
+    return position

@@ -25,7 +25,7 @@ from raypipe.media.evidence import Watch, too_large
 from raypipe.media.fault import MediumError
 from raypipe.media.feed import Damaged, Feed, read
 from raypipe.media.packets import UNKNOWN, OpenVideo, PacketTable, read_table
-from raypipe.media.sampling import choose
+from raypipe.media.sampling import choose, middle_position
 from raypipe.records import Reason
 
 if TYPE_CHECKING:
@@ -155,7 +155,12 @@ class Video:
 
     def _choose(self, times: np.ndarray, keys: np.ndarray) -> list[int]:
         self.count = len(times)
-        self.repeats = Counter(choose(times, keys, self._request.sampling))
+        if self._request.middle_of:
+            stream = self.open.stream
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            self.repeats = Counter([middle_position(self.count, rate, self._request.middle_of)])
+        else:
+            self.repeats = Counter(choose(times, keys, self._request.sampling))
         return sorted(self.repeats)
 
     def _planned(self, table: PacketTable) -> Iterator[tuple[int, float, Any]]:

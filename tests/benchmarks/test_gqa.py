@@ -28,6 +28,13 @@ def test_binary_open_and_structural_types(root):
         "accuracy/choose": 100,
         "accuracy/query": 0,
         "accuracy/verify": 100,
+        "accuracy/semantic=attr": 100,
+        "accuracy/semantic=rel": 0,
+        "accuracy/steps=1": 0,  # "query: name" is no step
+        "accuracy/steps=2": 100,
+        "accuracy/words=3": 100,
+        "accuracy/words=5": 0,
+        "accuracy/words=9": 100,
     }
     assert questions[0].medium.path == "gqa/data/images/n1.jpg"
 
@@ -38,6 +45,14 @@ def test_the_other_place_of_the_truth(root):
     assert len(GQA.questions(root)) == 3
 
 
+def test_facets_that_the_truth_lacks_are_left_out(root):
+    truth = json.loads((root / TRUTH).read_text())
+    for entry in truth.values():
+        del entry["semantic"], entry["types"]["semantic"]
+    write_json(root / TRUTH, truth)
+    assert [q.tags for q in GQA.questions(root)] == [("words=3",), ("words=5",), ("words=9",)]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -46,6 +61,8 @@ def test_the_other_place_of_the_truth(root):
         (lambda truth: truth["201"].update(question="Is it dark?"), "question 201 is 'Is it overcast"),
         (lambda truth: truth["201"].update(imageId="n9"), "on n9 in"),
         (lambda truth: truth["201"].pop("answer"), "question 201: field 'answer' is missing"),
+        (lambda truth: truth["201"].update(semantic="select"), "'semantic' is not a list of steps"),
+        (lambda truth: truth["201"].update(semantic=[{}]), "field 'operation' is missing"),
         (lambda truth: truth["201"].pop("types"), "field 'structural' is missing"),
     ],
 )

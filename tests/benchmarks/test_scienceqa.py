@@ -21,7 +21,69 @@ def test_images_make_the_primary_metric(root):
     assert questions[1].prompt.startswith("Which is red?\nA. the cup")
     metrics = SCIENCEQA.metrics([grade(SCIENCEQA, questions[0], "iron"), grade(SCIENCEQA, questions[1], "A")])
     assert (metrics["img_accuracy"], metrics["accuracy"], metrics["failed"]) == (100, 50, 50)
-    assert metrics["accuracy/natural science"] == 0
+    assert metrics["accuracy/subject=natural science"] == 0
+
+
+def test_facets_of_the_official_tool(root):
+    questions = SCIENCEQA.questions(root)
+    metrics = SCIENCEQA.metrics([grade(SCIENCEQA, q, "A") for q in questions])
+    assert {name.removeprefix("accuracy/"): value for name, value in metrics.items() if "=" in name} == {
+        "subject=natural science": 0,
+        "subject=social science": 100,
+        "context=image": 100,
+        "context=text": 0,
+        "grade=1-6": 0,
+        "grade=7-12": 100,
+        "topic=physics": 0,
+        "topic=economics": 100,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "contexts"),
+    [
+        ({"4": {"hint": ""}}, [("context=none",), ("context=image",)]),
+        ({"5": {"hint": "Look."}}, [("context=text",), ("context=image", "context=text")]),
+        ({"4": {"hint": None}, "5": {"hint": None}}, [("context=none",), ("context=image",)]),
+    ],
+)
+def test_contexts(root, change, contexts):
+    path = root / "scienceqa/problems.json"
+    problems = json.loads(path.read_text())
+    for row_id, fields in change.items():
+        problems[row_id] |= fields
+    write_json(path, problems)
+    found = [tuple(t for t in q.tags if t.startswith("context")) for q in SCIENCEQA.questions(root)]
+    assert found == contexts
+
+
+def test_problems_without_facets_have_none_that_is_not_known(root):
+    write_json(
+        root / "scienceqa/problems.json",
+        {"4": {"choices": ["a", "b"], "answer": 1}, "5": {"choices": ["a", "b"], "answer": 0}},
+    )
+    assert [q.tags for q in SCIENCEQA.questions(root)] == [(), ("context=image",)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "read"),
+    [
+        ("B", "B"),
+        ("B.", "FAILED"),
+        ("B. the pan", "B"),
+        ("B is right", "FAILED"),
+        ("The answer is B.", "B"),
+        ("The answer is B. The answer is B.", "FAILED"),
+        ("The answer is Z.", "Z"),  # no option, so wrong; older code drew one at random
+        ("b", "FAILED"),
+        ("F. no option", "FAILED"),
+        ("", "FAILED"),
+    ],
+)
+def test_what_is_read_from_a_reply(root, reply, read):
+    question = SCIENCEQA.questions(root)[0]
+    found = grade(SCIENCEQA, question, reply)
+    assert (found.parsed, found.value) == (read, float(read == "B"))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +94,12 @@ def test_images_make_the_primary_metric(root):
         ("pid_splits.json", {"train": []}, "does not hold a 'test' split"),
         ("problems.json", {"4": {"choices": ["a", "b"], "answer": 1}}, "problem '5' lacks choices"),
         ("problems.json", {"4": {"choices": ["a"], "answer": 1}}, "problem '4' is not one of its choices"),
+        (
+            "problems.json",
+            {"4": {"choices": ["a", "b"], "answer": 1, "grade": "grade13"}},
+            "problem '4': the grade is not grade1 to grade12: 'grade13'",
+        ),
+        ("problems.json", {"4": {"choices": ["a", "b"], "answer": 1, "hint": ["x"]}}, "field 'hint' is not"),
         ("problems.json", [], "does not hold one object a problem id"),
         ("llava_test_CQM-A.json", [{"id": "4"}], "row 1: no conversation"),
         ("llava_test_CQM-A.json", {}, "array of rows"),

@@ -82,7 +82,11 @@ def gqa(root: Path, name: str = "gqa") -> None:
             "answer": answer,
             "imageId": image.removesuffix(".jpg"),
             "isBalanced": True,
-            "types": {"structural": kind},
+            "types": {"structural": kind, "semantic": "rel" if kind == "query" else "attr"},
+            "semantic": [
+                {"operation": "select", "argument": "thing (7)"},
+                {"operation": kind, "argument": "name" if kind == "query" else "side"},
+            ],
         }
         for i, image, text, answer, kind in GQA_ROWS
     }
@@ -107,8 +111,22 @@ def scienceqa(root: Path, name: str = "scienceqa") -> None:
     write_json(
         root / "scienceqa/problems.json",
         {
-            "4": {"choices": ["cork", "iron"], "answer": 1, "subject": "natural science"},
-            "5": {"choices": ["the cup", "the pan"], "answer": 0, "subject": "social science"},
+            "4": {
+                "choices": ["cork", "iron"],
+                "answer": 1,
+                "hint": "Some things sink.",
+                "subject": "natural science",
+                "topic": "physics",
+                "grade": "grade2",
+            },
+            "5": {
+                "choices": ["the cup", "the pan"],
+                "answer": 0,
+                "hint": "",
+                "subject": "social science",
+                "topic": "economics",
+                "grade": "grade11",
+            },
         },
     )
     write_json(root / "scienceqa/pid_splits.json", {"train": ["1"], "test": ["4", "5"]})
