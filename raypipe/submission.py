@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from raypipe.errors import RequestError
 from raypipe.records import Question
 from raypipe.store.files import Store
 
+TIME = re.compile(rb">[0-9-]{10}T[0-9:]{8}Z<")
 MAX_CELL = 32_767  # characters: a spreadsheet program cuts what is longer
 
 
@@ -41,7 +44,9 @@ def write_whole(file: Path, data: bytes) -> Path:
 
 
 def sheet(heading: Sequence[str], rows: Iterable[Sequence[str | int | None]]) -> bytes:
-    """An xlsx file of one sheet. Text is always text, "=1+1" too; control characters become spaces.
+    """An xlsx file of one sheet, the same bytes each time.
+
+    Text is always text, "=1+1" too; control characters become spaces.
 
     Raises:
         RequestError: a cell is longer than a spreadsheet can hold.
@@ -72,4 +77,16 @@ def sheet(heading: Sequence[str], rows: Iterable[Sequence[str | int | None]]) ->
         page.append([cell(value) for value in row])
     out = io.BytesIO()
     book.save(out)
+    return _timeless(out)
+
+
+def _timeless(book: io.BytesIO) -> bytes:
+    """The same archive without the time of its making."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(book) as made, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as plain:
+        for name in sorted(made.namelist()):
+            data = made.read(name)
+            if name == "docProps/core.xml":
+                data = TIME.sub(b">1980-01-01T00:00:00Z<", data)
+            plain.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
     return out.getvalue()
