@@ -90,6 +90,21 @@ def _disagreement(message: str) -> RequestError:
     return RequestError(message, f"take all of {FOLDER} from one release")
 
 
+def named_by_reviews(files: Sequence[Path]) -> list[Question]:
+    """The questions of review files, by id and category: enough for the scores, not for intervals by image."""
+    named: dict[str, Question] = {}
+    for path in files:
+        for number, row in read_json_lines(path):
+            where = f"line {number}"
+            row_id, category = (field(row, name, path, where) for name in ("question_id", "category"))
+            plain = category.removeprefix(REVIEW_PREFIX)
+            named.setdefault(
+                row_id,
+                make_question(NAME, row_id, None, "", "", "", plain, {"answer_id": row.get("answer1_id")}),
+            )
+    return list(named.values())
+
+
 def read_verdicts(questions: Sequence[Question], files: Sequence[Path]) -> Stored:
     """Review files as the reference writes them, each one run of the judge.
 
@@ -150,6 +165,7 @@ BENCHMARK = Benchmark(
     measure=review_metrics,
     primary="all",
     verdicts=read_verdicts,
+    named_by_verdicts=named_by_reviews,
     source="The data set liuhaotian/llava-bench-in-the-wild on Hugging Face (questions, context, GPT-4's "
     f"answers and images); put its content into {FOLDER} of the eval root.",
     max_new_tokens=1024,

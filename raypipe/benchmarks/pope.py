@@ -131,6 +131,8 @@ BENCHMARK = Benchmark(
     measure=measure,
     primary="f1",
     published={"f1": 84.4},
+    source="llava_pope_test.jsonl is in LLaVA's eval.zip (docs/Evaluation.md); coco/ is output/coco of "
+    "AoiDragon/POPE at commit e3e39262, as later labels do not fit the questions; val2014 is COCO's",
     published_source=VIDEO_LLAVA,
     published_elsewhere={"LLaVA-1.5-7B": 85.9, "LLaVA-1.5-13B": 85.9},
 )

@@ -55,7 +55,9 @@ def score_verdicts(
 ) -> dict[str, Any]:
     """Scores verdicts as the reference's judge stores them; where it judged several times, each time's too.
 
-    A verdict that cannot be read, or no verdict at all, leaves its question unscored.
+    A verdict that cannot be read, or no verdict at all, leaves its question unscored. Where the question
+    files are not there and the verdicts name their questions, those count as all; ``questions_missing`` is
+    then the file that would say more.
 
     Args:
         files: at least one; which kinds there are is the benchmark's (see its file).
@@ -67,13 +69,17 @@ def score_verdicts(
     benchmark = benchmarks.load(name, split)
     if benchmark.verdicts is None:
         raise RequestError(f"{name} is graded by a rule, not by a judge", "score its answers: --answers FILE")
-    questions = benchmark.questions(eval_root)
-    stored = benchmark.verdicts(questions, [Path(file) for file in files])
+    paths = [Path(file) for file in files]
+    unread = benchmark.missing_data(eval_root) if benchmark.named_by_verdicts else None
+    named = benchmark.named_by_verdicts(paths) if benchmark.named_by_verdicts and unread else []
+    questions = named or benchmark.questions(eval_root)
+    stored = benchmark.verdicts(questions, paths)
     if not any(stored.runs):
-        raise _nothing_joins(Path(files[0]), questions, stored.rows)
+        raise _nothing_joins(paths[0], questions, stored.rows)
     runs = [[run.get(q.id) or ungraded(q, Outcome.JUDGE_FAILED) for q in questions] for run in stored.runs]
     duplicate = stored.rows - stored.extra - sum(len(run) for run in stored.runs)
-    return _summary(benchmark, runs, duplicate, stored.extra)
+    summary = _summary(benchmark, runs, duplicate, stored.extra)
+    return {**summary, "questions_missing": unread} if named else summary
 
 
 def read_replies(questions: Sequence[Question], path: Path) -> tuple[dict[str, str], int, int]:

@@ -197,3 +197,14 @@ def test_rounding_is_pythons():
     found = rounded(np.array([64.35, 64.25, np.nan]), 1)
     assert found.tolist()[:2] == [64.3, 64.2]  # numpy gives 64.4 for the first
     assert np.isnan(found[2])
+
+
+def test_reviews_name_their_questions_where_the_question_files_are_not_there(root, tmp_path_factory):
+    bare = tmp_path_factory.mktemp("bare")
+    path = root / "reviews.jsonl"
+    write_lines(path, _reviews())
+    joined = score_verdicts("llava_bench", root, [path])
+    alone = score_verdicts("llava_bench", bare, [path])
+    assert alone["metrics"] == joined["metrics"]
+    assert alone["questions_missing"] == str(bare / PLACE / "questions.jsonl")
+    assert "questions_missing" not in joined

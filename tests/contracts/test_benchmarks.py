@@ -68,6 +68,7 @@ def test_is_found_by_its_own_name(name, benchmark):
     assert benchmark.rubric is None or benchmark.rubric in RUBRICS
     assert benchmark.reference_template == ("llava_v1" if benchmark.media is MediumKind.VIDEO else "v1")
     assert not benchmark.published or benchmark.published_source
+    assert benchmark.source
 
 
 def test_ids_are_unique_and_come_from_content(name, benchmark, questions, tmp_path):

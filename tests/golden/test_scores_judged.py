@@ -63,6 +63,13 @@ def llava_bench_root(golden, reviews, tmp_path_factory):
     return root
 
 
+def test_llava_bench_reviews_are_scored_without_the_question_files(golden, reviews):
+    found = [score_verdicts("llava_bench", golden, [review]) for review in reviews]
+    assert [each["metrics"]["all"] for each in found] == [64.7, 65.3, 66.3]
+    assert {(each["n"], each["missing"], each["extra"]) for each in found} == {(60, 0, 0)}
+    assert found[0]["questions_missing"].endswith("questions.jsonl")
+
+
 def _lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
