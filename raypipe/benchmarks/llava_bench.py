@@ -91,17 +91,14 @@ def _disagreement(message: str) -> RequestError:
 
 
 def named_by_reviews(files: Sequence[Path]) -> list[Question]:
-    """The questions of review files, by id and category: enough for the scores, not for intervals by image."""
+    """The questions of review files, by id and category: enough for scores, not for intervals by image."""
     named: dict[str, Question] = {}
     for path in files:
         for number, row in read_json_lines(path):
             where = f"line {number}"
             row_id, category = (field(row, name, path, where) for name in ("question_id", "category"))
-            plain = category.removeprefix(REVIEW_PREFIX)
-            named.setdefault(
-                row_id,
-                make_question(NAME, row_id, None, "", "", "", plain, {"answer_id": row.get("answer1_id")}),
-            )
+            plain, extra = category.removeprefix(REVIEW_PREFIX), {"answer_id": row.get("answer1_id")}
+            named.setdefault(row_id, make_question(NAME, row_id, None, "", "", "", plain, extra))
     return list(named.values())
 
 

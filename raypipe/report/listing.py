@@ -43,8 +43,8 @@ def _score_notes(result: Mapping[str, Any]) -> list[str]:
         notes.append(f"{result['primary']} in {len(result['runs'])} runs of the judge: {each}")
     if "questions_missing" in result:
         notes.append(
-            f"the questions are those that the verdicts name, compared with nothing and each an image of its own "
-            f"for the intervals: {result['questions_missing']} is not there"
+            "the questions are those that the verdicts name, compared with nothing and each taken for an image "
+            f"of its own: {result['questions_missing']} is not there"
         )
     if set(result["outcomes"]) - {"ok"}:
         notes.append("outcomes: " + ", ".join(f"{k} {count(v)}" for k, v in result["outcomes"].items()))
