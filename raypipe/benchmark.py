@@ -92,7 +92,7 @@ class Benchmark:
         rule: grades a reply against the reference; None if a judge is needed, or if the answers are secret.
         rubric: the judge's rubric, by its name in ``grading.rubrics``; None if a rule grades.
         verdicts: reads the verdicts that the reference's judge stores; None where no judge is needed.
-        named_by_verdicts: the questions that stored verdicts name, for a tree without the question files; media
+        named_by_verdicts: the questions that stored verdicts name, for a tree without question files; media
             and references are then unknown and not compared.
         upload: writes what an evaluation server takes; None where there is no server.
         unpack: writes the media that lie inside the annotations to where the questions name them, and

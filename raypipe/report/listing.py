@@ -43,7 +43,7 @@ def _score_notes(result: Mapping[str, Any]) -> list[str]:
         notes.append(f"{result['primary']} in {len(result['runs'])} runs of the judge: {each}")
     if "questions_missing" in result:
         notes.append(
-            "the questions are those that the verdicts name, compared with nothing and each taken for an image "
+            "the questions are those that the verdicts name, compared with nothing, each taken for an image "
             f"of its own: {result['questions_missing']} is not there"
         )
     if set(result["outcomes"]) - {"ok"}:
