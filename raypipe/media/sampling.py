@@ -50,7 +50,7 @@ def choose(times: np.ndarray, keys: np.ndarray, sampling: Sampling) -> tuple[int
         keys: bool [frames], True where decoding can start.
 
     >>> choose(np.array([0.0, 0.4, 1.0, 1.9, 3.1]), np.ones(5, bool), Sampling(policy="fps", fps=1))
-    (0, 2, 3, 3)
+    (0, 2, 3, 4)
     """
     if sampling.policy in ("uniform", "midpoint"):
         return positions(len(times), sampling)
