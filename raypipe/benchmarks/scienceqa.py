@@ -90,7 +90,7 @@ def _asked(row: dict[str, Any], path: Path, where: str) -> str:
 def _right_letter(problem: Any, path: Path, row_id: str) -> str:
     choices = problem.get("choices") if isinstance(problem, dict) else None
     index = problem.get("answer") if isinstance(problem, dict) else None
-    if not isinstance(choices, list) or not isinstance(index, int):
+    if not isinstance(choices, list) or not isinstance(index, int) or isinstance(index, bool):
         raise RequestError(f"{path}: problem {row_id!r} lacks choices or an answer")
     if not 0 <= index < min(len(choices), len(LETTERS)):
         raise RequestError(f"{path}: the answer of problem {row_id!r} is not one of its choices")

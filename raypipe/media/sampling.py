@@ -50,7 +50,7 @@ def choose(times: np.ndarray, keys: np.ndarray, sampling: Sampling) -> tuple[int
         keys: bool [frames], True where decoding can start.
 
     >>> choose(np.array([0.0, 0.4, 1.0, 1.9, 3.1]), np.ones(5, bool), Sampling(policy="fps", fps=1))
-    (0, 2, 3, 3)
+    (0, 2, 3, 4)
     """
     if sampling.policy in ("uniform", "midpoint"):
         return positions(len(times), sampling)
@@ -85,15 +85,15 @@ def middle_position(count: int, rate: float, part: Part) -> int:
     """The position (0-based, in presentation order) of the middle frame, as SEED-Bench's script finds it.
 
     It is ``int((n - 1) / 2)`` frames past the begin: n is the last position for a whole video, and end minus
-    begin for a part. Seconds are cut to positions at the stream's average rate and held at the last one;
-    positions are taken as they are. A part too short for a frame is its begin.
+    begin for a part. Seconds are cut to positions at the stream's average rate and held at the last one; of
+    positions only the end is held, at the number of frames. A part too short for a frame is its begin.
 
     Args:
         count: frames of the video.
         rate: frames a second.
 
     Raises:
-        MediumError: the part ends before it begins, or its middle is not in the video.
+        MediumError: the part ends before it begins, or begins after the video.
 
     >>> middle_position(13, 25.0, ("whole", 0, 0)), middle_position(100, 25.0, ("seconds", 1, 3))
     (5, 49)
@@ -108,8 +108,8 @@ def middle_position(count: int, rate: float, part: Part) -> int:
     elif of == "seconds":
         first, last = (min(int(time * rate), count - 1) for time in (begin, end))
     else:
-        first, last = int(begin), int(end)
+        first, last = int(begin), min(int(end), count)
     position = first + max(0, int((last - first - 1) / 2))
     if position >= count:
-        raise MediumError(Reason.BAD_RECORD, f"the segment's middle is frame {position} of {count}")
+        raise MediumError(Reason.BAD_RECORD, f"the segment begins at frame {first} of {count}")
     return position

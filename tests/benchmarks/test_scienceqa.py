@@ -93,6 +93,7 @@ def test_what_is_read_from_a_reply(root, reply, read):
         ("pid_splits.json", {"test": ["4", "5", "6"]}, "lacks 1 questions of the test split, .* '6'"),
         ("pid_splits.json", {"train": []}, "does not hold a 'test' split"),
         ("problems.json", {"4": {"choices": ["a", "b"], "answer": 1}}, "problem '5' lacks choices"),
+        ("problems.json", {"4": {"choices": ["a", "b"], "answer": True}}, "problem '4' lacks choices"),
         ("problems.json", {"4": {"choices": ["a"], "answer": 1}}, "problem '4' is not one of its choices"),
         (
             "problems.json",

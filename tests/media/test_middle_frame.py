@@ -32,6 +32,7 @@ WHOLE = ("whole", 0.0, 0.0)
         (100, 10, ("seconds", 2.0, 2.01), 20),
         (100, 10, ("frames", 30, 61), 45),
         (100, 10, ("frames", 30, 30), 30),
+        (100, 10, ("frames", 90, 130), 94),  # 90 to 100
     ],
 )
 def test_the_rule(count, rate, part, position):
@@ -45,7 +46,7 @@ def test_the_rule(count, rate, part, position):
         (10, ("seconds", -1.0, 2.0), Reason.BAD_RECORD),
         (10, ("frames", 0, math.inf), Reason.BAD_RECORD),
         (10, ("frames", math.nan, 5), Reason.BAD_RECORD),
-        (10, ("frames", 90, 130), Reason.BAD_RECORD),  # its middle is frame 109
+        (10, ("frames", 100, 130), Reason.BAD_RECORD),
         (0, ("seconds", 1.0, 2.0), Reason.MEDIA_UNREADABLE),
     ],
 )
@@ -65,7 +66,7 @@ def test_frames_of_whole_and_of_broken_videos(tmp_path):
         "whole.png": Clip(folder, "a.mp4", WHOLE),
         "seconds.png": Clip(folder, "a.mp4", ("seconds", 1.0, 3.0)),
         "frames.png": Clip(folder, "a.mp4", ("frames", 4, 9)),
-        "past.png": Clip(folder, "a.mp4", ("frames", 38, 48)),
+        "past.png": Clip(folder, "a.mp4", ("frames", 40, 48)),
         "gone.png": Clip(folder, "gone.mp4", WHOLE),
         "text.png": Clip(folder, "text.mp4", WHOLE),
         "broken.png": Clip(folder, "broken.mp4", WHOLE),
