@@ -15,6 +15,7 @@ from raypipe.errors import RaypipeError, RequestError
 from raypipe.records import Question
 
 SHOWN = 3  # missing media that are named
+NOTE = 1000  # characters of an error
 NO_SOURCE = "docs/benchmarks.md says where each benchmark's files are to be had"
 Tell = Callable[[str], None]
 
@@ -99,7 +100,7 @@ def _check(benchmark: Benchmark, root: Path) -> BenchmarkReport:
     try:
         questions = benchmark.questions(root)
     except RaypipeError as fault:
-        report.state, report.note, report.remedy = Presence.INCOMPLETE, fault.message, fault.remedy
+        report.state, report.note, report.remedy = Presence.INCOMPLETE, fault.message[:NOTE], fault.remedy
         return report
     except Exception as fault:  # whoever asks the doctor is to hear of the other benchmarks too
         report.state, report.note = Presence.INCOMPLETE, f"{type(fault).__name__}: {str(fault)[:200]}"
