@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 MAX_LINES = 8
+MAX_WIDTH = 1000  # characters of a line; what is quoted from a file may be of any length
 
 
 class RaypipeError(Exception):
@@ -37,7 +38,10 @@ class RaypipeError(Exception):
         lines = [f"error: {self.message}".rstrip()]
         if self.remedy:
             lines.append(f"  try: {self.remedy}")
-        flat = "\n".join(lines).splitlines()
+        flat = [
+            line if len(line) <= MAX_WIDTH else f"{line[:MAX_WIDTH]} ..."
+            for line in "\n".join(lines).splitlines()
+        ]
         if len(flat) > MAX_LINES:
             flat = [*flat[: MAX_LINES - 1], "  ..."]
         return "\n".join(flat)

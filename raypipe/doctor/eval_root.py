@@ -15,6 +15,7 @@ from raypipe.errors import RaypipeError, RequestError
 from raypipe.records import Question
 
 SHOWN = 3  # missing media that are named
+NOTE = 1000  # characters of an error
 NO_SOURCE = "docs/benchmarks.md says where each benchmark's files are to be had"
 Tell = Callable[[str], None]
 
@@ -32,7 +33,8 @@ class BenchmarkReport:
     """One benchmark, or one of its splits, as it lies below the eval root.
 
     ``files_missing`` names annotation files; ``note`` and ``remedy`` are the error of reading the questions,
-    if there is one. ``media`` counts different files, ``missing`` those of them that are not there.
+    if there is one. ``media`` counts different files, ``missing`` those of them that are not there, and
+    ``packed`` those that evaluate will write because they lie inside the annotations.
     """
 
     name: str
@@ -47,6 +49,7 @@ class BenchmarkReport:
     questions: int = 0
     media: int = 0
     missing: int = 0
+    packed: int = 0
     examples: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
@@ -97,20 +100,23 @@ def _check(benchmark: Benchmark, root: Path) -> BenchmarkReport:
     try:
         questions = benchmark.questions(root)
     except RaypipeError as fault:
-        report.state, report.note, report.remedy = Presence.INCOMPLETE, fault.message, fault.remedy
+        report.state, report.note, report.remedy = Presence.INCOMPLETE, fault.message[:NOTE], fault.remedy
         return report
     except Exception as fault:  # whoever asks the doctor is to hear of the other benchmarks too
         report.state, report.note = Presence.INCOMPLETE, f"{type(fault).__name__}: {str(fault)[:200]}"
         return report
     report.questions = len(questions)
-    _look(root, questions, report)
-    if report.missing and benchmark.unpack is None:  # else evaluate writes them
+    gone = _look(root, questions, report)
+    if benchmark.unpack is not None:
+        report.packed = len(gone)
+    elif gone:
         report.state = Presence.INCOMPLETE
+        report.missing, report.examples = len(gone), gone[:SHOWN]
     return report
 
 
-def _look(root: Path, questions: Iterable[Question], report: BenchmarkReport) -> None:
-    """Counts the media; each folder is listed once, so that thousands of files cost no more than a few."""
+def _look(root: Path, questions: Iterable[Question], report: BenchmarkReport) -> list[str]:
+    """Counts the media and returns the missing ones; each folder is listed once, however many are in it."""
     by_folder: dict[str, set[str]] = {}
     for question in questions:
         if question.medium is not None:
@@ -121,8 +127,7 @@ def _look(root: Path, questions: Iterable[Question], report: BenchmarkReport) ->
         there = _files_in(root / folder)
         missing += [f"{folder}/{name}" for name in names - there]
         report.media += len(names)
-    report.missing = len(missing)
-    report.examples = sorted(missing)[:SHOWN]
+    return sorted(missing)
 
 
 def _files_in(folder: Path) -> set[str]:

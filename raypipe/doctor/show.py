@@ -44,7 +44,7 @@ def eval_text(result: dict[str, Any]) -> str:
         ]
         if not row["questions"]:
             counts = [f"{'-':>9}", f"{'-':>7}", f"{'-':>17}"]
-        lines.append(f"  {names[id(row)]:<{width}}  {'  '.join(counts)}  {row['state']}")
+        lines.append(f"  {names[id(row)]:<{width}}  {'  '.join(counts)}  {_how_whole(row)}")
     for row in rows:
         if row["state"] == "incomplete":
             lines += ["", *_lacks(row, names[id(row)])]
@@ -58,6 +58,10 @@ def eval_text(result: dict[str, Any]) -> str:
     for source, those in absent.items():
         lines += _wrapped(f"{', '.join(those)}: {source}", "not there: ")
     return "\n".join(lines)
+
+
+def _how_whole(row: dict[str, Any]) -> str:
+    return f"{row['state']}, media packed in the annotations" if row["packed"] else row["state"]
 
 
 def _lacks(row: dict[str, Any], name: str) -> list[str]:
@@ -127,5 +131,10 @@ def _wrapped(text: str, head: str) -> list[str]:
     """The text behind its head; further lines stand under its beginning."""
     indent = min(len(head), 30)
     return textwrap.wrap(
-        text, WIDTH, initial_indent=head, subsequent_indent=" " * indent, break_long_words=False
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     ) or [head.rstrip()]

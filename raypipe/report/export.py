@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from raypipe.store.ledger import Ledger
 from raypipe.store.run import Run
 
 FORMATS = ("upload", "answers")
+XLSX_TIMES = "docProps/core.xml"
 TAG = "<image>\n"
 # The reference's scorers look ids up as their files have them: as numbers, but for these.
 TEXT_IDS = ("gqa", "scienceqa", "textvqa")
@@ -244,10 +246,18 @@ def _same(made: Path, out: Path) -> bool:
         there = _contents(out)
         if not there or there == _contents(made):
             return bool(there)
-    elif made.is_file() and out.is_file() and made.read_bytes() == out.read_bytes():
+    elif made.is_file() and out.is_file() and _content(made) == _content(out):
         return True
     raise RequestError(f"{out} is there already and holds something else", "name another --out, or remove it")
 
 
-def _contents(folder: Path) -> dict[Path, bytes]:
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+def _contents(folder: Path) -> dict[Path, Any]:
+    return {p.relative_to(folder): _content(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _content(file: Path) -> Any:
+    """What a file says; of a spreadsheet without the time at which it was made."""
+    if file.suffix == ".xlsx" and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return {m.filename: (m.CRC, m.file_size) for m in archive.infolist() if m.filename != XLSX_TIMES}
+    return file.read_bytes()

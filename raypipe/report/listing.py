@@ -12,6 +12,7 @@ from raypipe.report.export import with_upload
 from raypipe.report.numbers import count
 
 WIDTH = 100
+TITLE = 26  # letters of a title in the list
 
 
 def score_text(result: Mapping[str, Any]) -> str:
@@ -137,7 +138,7 @@ def benchmarks_text(rows: Sequence[Mapping[str, Any]]) -> str:
         cells.append(
             [
                 row["name"],
-                row["title"],
+                _cut(row["title"]),
                 row["media"],
                 row["primary"],
                 row["graded_by"],
@@ -158,6 +159,10 @@ def benchmarks_text(rows: Sequence[Mapping[str, Any]]) -> str:
     lines += ["", "questions, below the eval root"]
     lines += [f"  {row['name']:<{width}}  {row['folder']}" for row in rows]
     return "\n".join(part for line in lines for part in (_wrapped(line) if line else [""]))
+
+
+def _cut(title: str) -> str:
+    return title if len(title) <= TITLE else f"{title[: TITLE - 1].rstrip()}…"
 
 
 def _table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

@@ -95,7 +95,8 @@ def read_replies(questions: Sequence[Question], path: Path) -> tuple[dict[str, s
         rows += 1
         where = f"line {number}"
         text = field(row, "text", path, where)
-        question = finder.find(field(row, "question_id", path, where), row.get("prompt"))
+        prompt = None if row.get("prompt") is None else field(row, "prompt", path, where)
+        question = finder.find(field(row, "question_id", path, where), prompt)
         if question is None:
             extra += 1
         else:
@@ -130,8 +131,8 @@ class _Finder:
             self._by_row.setdefault(question.row_id, []).append(question)
         self._by_content.update({(q.row_id, q.prompt): q for q in questions})
 
-    def find(self, row_id: str, prompt: Any) -> Question | None:
-        if isinstance(prompt, str):
+    def find(self, row_id: str, prompt: str | None) -> Question | None:
+        if prompt is not None:
             for tag in IMAGE_TAGS:
                 prompt = prompt.removeprefix(f"{tag}\n")
             return self._by_content.get((row_id, prompt))

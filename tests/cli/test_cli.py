@@ -71,6 +71,17 @@ def test_a_run_is_exported_and_scored_from_the_command_line(capsys, tmp_path):
     assert lines[3].split()[-3:] == ["2", "1", "60.3"]
 
 
+def test_what_is_quoted_from_a_hostile_file_is_cut(capsys, tmp_path):
+    root = made_up(tmp_path, "pope")
+    path = root / "pope/llava_pope_test.jsonl"
+    path.write_text(
+        json.dumps({"question_id": 1, "image": "a.jpg", "text": "x" * 100_000, "category": "y" * 100_000})
+    )
+    said = refused(capsys, "score", "pope", "--eval-root", str(root), "--answers", str(path))
+    assert str(path) in said
+    assert max(len(line) for line in said.splitlines()) < 1100
+
+
 def test_every_file_of_verdicts_is_read(capsys, tmp_path):
     root = made_up(tmp_path, "msvd_qa")
     for name, row in (("a", "v_a_1"), ("b", "v_a_2"), ("c", "v_b_1")):

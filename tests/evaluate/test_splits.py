@@ -146,7 +146,9 @@ def test_media_inside_the_annotations_are_unpacked_first(root, tiny_folder, tmp_
 
     monkeypatch.setattr(pope, "BENCHMARK", replace(pope.BENCHMARK, unpack=unpack))
     rows = check_eval_root(str(root), lambda _: None)["benchmarks"]
-    assert [(r["state"], r["missing"]) for r in rows if r["name"] == "pope"] == [("complete", 1)]
+    assert [(r["state"], r["missing"], r["packed"]) for r in rows if r["name"] == "pope"] == [
+        ("complete", 0, 1)
+    ]
     summary = evaluate(asking(root, tiny_folder, tmp_path / "run", benchmarks=["pope"]), execute=in_process)
     assert summary["coverage"]["pope"]["answered"] == 5
 

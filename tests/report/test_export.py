@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from raypipe import benchmark as benchmarks
@@ -138,6 +140,34 @@ def test_what_is_there_is_never_replaced(tmp_path, server):
     with pytest.raises(RequestError, match="holds something else"):
         export("gqa", root, root, run=run)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "eval", "run"]
+
+
+def a_sheet(root: Path, questions: Sequence[Question], replies: Mapping[str, str], out: Path) -> list[Path]:
+    book = openpyxl.Workbook()
+    book.properties.created = datetime.datetime(2020, 1, 1 + a_sheet.calls)
+    a_sheet.calls += 1
+    book.active.append([replies[q.id] for q in questions])
+    book.save(out)
+    return [out]
+
+
+a_sheet.calls = 0
+
+
+def test_a_spreadsheet_is_the_same_whenever_it_was_made(tmp_path, server):
+    server(a_sheet)
+    root = made_up(tmp_path / "eval", "gqa")
+    run, out = a_run(root, "gqa", tmp_path / "run"), tmp_path / "a.xlsx"
+    export("gqa", root, out, run=run)
+    before = out.read_bytes()
+    export("gqa", root, out, run=run)
+    assert (a_sheet.calls, out.read_bytes()) == (2, before)
+    server(lambda r, q, replies, place: a_sheet(r, q, dict.fromkeys(replies, "other"), place))
+    with pytest.raises(RequestError, match="holds something else"):
+        export("gqa", root, out, run=run)
+    out.write_bytes(b"PK no sheet")
+    with pytest.raises(RequestError, match="holds something else"):
+        export("gqa", root, out, run=run)
 
 
 def test_a_folder_is_placed_whole(tmp_path, server):

@@ -73,6 +73,15 @@ def test_all_benchmarks_are_listed_in_narrow_lines():
     assert pope["files"][0] == ["pope/llava_pope_test.jsonl"]
 
 
+def test_a_long_title_is_cut():
+    row = {**benchmark_rows()[0], "title": "The " + 20 * "very " + "long benchmark", "upload": True}
+    text = benchmarks_text([row])
+    assert text.splitlines()[1].split()[1:6] == ["The", "very", "very", "very", "very"]
+    assert "…" in text
+    assert text.splitlines()[1].endswith("yes")
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+
+
 def test_splits_and_uploads_are_listed():
     row = {**benchmark_rows()[0], "splits": ["en", "cn"], "split": "en", "upload": True, "published": {}}
     text = benchmarks_text([row])

@@ -83,6 +83,10 @@ def test_answers_to_something_else_are_refused(gqa):
         ('{"question_id": "201"', "line 2: Expecting"),
         ("[]", "line 2: not an object"),
         ('{"question_id": "201"}', "line 2: field 'text' is missing"),
+        ('{"question_id": "201", "text": null}', "line 2: field 'text' is not text: null"),
+        ('{"question_id": ["201"], "text": "no"}', "line 2: field 'question_id' is not text"),
+        ('{"question_id": "201", "text": "no", "prompt": ["x"]}', "line 2: field 'prompt' is not text"),
+        ('{"question_id": "201", "text": NaN}', "line 2: NaN is not a JSON value"),
     ],
 )
 def test_a_damaged_answer_file_is_named_with_its_line(gqa, line, message):
