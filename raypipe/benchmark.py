@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RequestError, nearest
 from raypipe.grading.metrics import (
@@ -28,6 +28,9 @@ from raypipe.grading.metrics import (
 )
 from raypipe.grading.rules import Rule
 from raypipe.records import MediumKind, MediumRef, Outcome, Prediction, Question, Score, fingerprint
+
+if TYPE_CHECKING:
+    from raypipe.media.middle_frame import Written
 
 __all__ = [
     "ONE_WORD",
@@ -97,6 +100,8 @@ class Benchmark:
         upload: writes what an evaluation server takes; None where there is no server.
         unpack: writes the media that lie inside the annotations to where the questions name them, and
             returns how many; needed before a model is asked, never for scores. None where media are files.
+        media_sources: names of the folders that ``extract`` makes media from; a person gives those that are there.
+        extract: takes the eval root and the folders by name, and writes media that are not had as files.
         split: which of several question sets this is; empty where there is one. See ``load``.
         source: where its data are to be had, for a person who has none of them.
         max_new_tokens: the longest answer.
@@ -120,6 +125,8 @@ class Benchmark:
     named_by_verdicts: Callable[[Sequence[Path]], list[Question]] | None = None
     upload: Upload | None = None
     unpack: Callable[[Path], int] | None = None
+    media_sources: tuple[str, ...] = ()
+    extract: Callable[[Path, Mapping[str, Path]], Written] | None = None
     split: str = ""
     source: str = ""
     max_new_tokens: int = 128

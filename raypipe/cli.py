@@ -49,6 +49,10 @@ VERBS = {
         "BENCHMARK --eval-root DIR --answers FILE|--run RUN --out FILE [--format upload|answers] [--split S]",
         "what an evaluation server takes, or a run's answers in the reference's format",
     ),
+    "unpack": (
+        "BENCHMARK --eval-root DIR [--split S] [SOURCE=DIR ...]",
+        "media that lie in annotations (mmbench) or inside videos (seed_bench), as files",
+    ),
     "ask": ('--model M [--model-base B] FILE "question"', "one answer about one image or video"),
     "verify": ("RUN", "prove a run: every input in exactly one place, every hash right"),
     "doctor": (

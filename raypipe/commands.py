@@ -274,6 +274,33 @@ def doctor(request: Request) -> int:
     return code
 
 
+def unpack(request: Request) -> int:
+    from raypipe import benchmark as benchmarks
+    from raypipe.report.listing import unpacked_text
+
+    if len(request.words) != 1:
+        raise RequestError("unpack which benchmark? give one name", "raypipe benchmarks lists them")
+    root, split = Path(local(request.need("eval_root"))), request.take("split")
+    chosen = benchmarks.load(request.words[0], split)
+    given = {name: request.take(name) for name in chosen.media_sources}
+    request.nothing_left("unpack", ["eval_root", "split", *chosen.media_sources])
+    folders = {name: Path(local(folder)) for name, folder in given.items() if folder}
+    result: dict[str, Any] = {"benchmark": chosen.name, "refused": {}}
+    if chosen.extract is not None:
+        if not folders:
+            wanted = " ".join(f"{name}=DIR" for name in chosen.media_sources)
+            raise RequestError(f"{chosen.name} is unpacked from videos, and none are named", f"give {wanted}")
+        made = chosen.extract(root, folders)
+        refused = {name: rejection.row() for name, rejection in made.refused.items()}
+        result |= {"written": made.written, "present": made.present, "refused": refused}
+    elif chosen.unpack is not None:
+        result["written"] = chosen.unpack(root)
+    else:
+        raise RequestError(f"the media of {chosen.name} are files already", chosen.source)
+    show(result, unpacked_text(result), request.json)
+    return 3 if result["refused"] else 0
+
+
 def benchmarks(request: Request) -> int:
     from raypipe.report.listing import benchmark_rows, benchmarks_text
 

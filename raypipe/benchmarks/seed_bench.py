@@ -34,9 +34,9 @@ SUFFIXES = (".webm", ".mp4", ".MP4", ".avi", ".mkv")  # some ids are names witho
 DATA_TYPES = ("image", "video")
 CHOICES = {"A": "choice_a", "B": "choice_b", "C": "choice_c", "D": "choice_d"}
 SOURCE = (
-    "SEED-Bench.json and the images are on https://huggingface.co/datasets/AILab-CVPR/SEED-Bench; "
-    "llava-seed-bench.jsonl is in LLaVA's eval.zip; video frames are made from the videos of "
-    "Something-Something v2, EPIC-Kitchens and Breakfast"
+    "SEED-Bench.json and the images are on https://huggingface.co/datasets/AILab-CVC/SEED-Bench; "
+    "llava-seed-bench.jsonl is in LLaVA's eval.zip; raypipe unpack seed_bench makes the video frames of "
+    "the videos of Something-Something v2, EPIC-Kitchens and Breakfast"
 )
 
 
@@ -205,6 +205,8 @@ BENCHMARK = Benchmark(
     measure=measure,
     primary="accuracy",
     upload=write_upload,
+    media_sources=tuple(SOURCE_NAMES),
+    extract=write_video_frames,
     source=SOURCE,
     published_elsewhere={"LLaVA-1.5-7B": 58.6, "LLaVA-1.5-13B": 61.6},
 )

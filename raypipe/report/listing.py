@@ -57,6 +57,15 @@ def _score_notes(result: Mapping[str, Any]) -> list[str]:
     return ["", *(line for note in notes for line in _wrapped(note))] if notes else []
 
 
+def unpacked_text(result: Mapping[str, Any]) -> str:
+    """What ``raypipe unpack`` wrote, and what it could not, with the reasons."""
+    there = f", {count(result['present'])} were there" if "present" in result else ""
+    lines = [f"{result['benchmark']}: {count(result['written'])} files written{there}"]
+    for name, why in result["refused"].items():
+        lines += _wrapped(f"{name}: {why['reason']}: {why['detail']}")
+    return "\n".join(lines)
+
+
 def evaluation_text(result: Mapping[str, Any], out: str) -> str:
     """What ``raypipe evaluate`` found: a line for each metric, or what is still to be done."""
     lines = []
