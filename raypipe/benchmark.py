@@ -100,7 +100,7 @@ class Benchmark:
         upload: writes what an evaluation server takes; None where there is no server.
         unpack: writes the media that lie inside the annotations to where the questions name them, and
             returns how many; needed before a model is asked, never for scores. None where media are files.
-        media_sources: names of the folders that ``extract`` makes media from; a person gives those that are there.
+        media_sources: names of the folders that ``extract`` makes media from; not all need be there.
         extract: takes the eval root and the folders by name, and writes media that are not had as files.
         split: which of several question sets this is; empty where there is one. See ``load``.
         source: where its data are to be had, for a person who has none of them.

@@ -41,6 +41,25 @@ def imported_by(code: str) -> set[str]:
     return {name.split(".")[0] for name in done.stderr.split()}
 
 
+def test_media_are_unpacked_from_the_command_line(capsys, tmp_path):
+    root = str(made_up(tmp_path / "eval", "mmbench:20230712"))
+    assert cli.main(["unpack", "mmbench", "--eval-root", root, "--json"]) == 0
+    pictures = list((tmp_path / "eval/mmbench/images/20230712").iterdir())
+    assert json.loads(capsys.readouterr().out)["written"] == len(pictures) > 0
+    assert cli.main(["unpack", "mmbench", "--eval-root", root]) == 0
+    assert "0 files written" in capsys.readouterr().out
+    root = str(made_up(tmp_path / "eval", "seed_bench"))
+    (tmp_path / "videos").mkdir()
+    assert cli.main(["unpack", "seed_bench", "--eval-root", root, f"ssv2={tmp_path / 'videos'}"]) == 3
+    assert "media_missing" in capsys.readouterr().out
+    assert cli.main(["unpack", "seed_bench", "--eval-root", root]) == 2
+    assert "give ssv2=DIR epic_kitchens=DIR breakfast=DIR" in capsys.readouterr().err
+    assert cli.main(["unpack", "seed_bench", "--eval-root", root, f"svs2={tmp_path}"]) == 2
+    assert "ssv2" in capsys.readouterr().err
+    assert cli.main(["unpack", "pope", "--eval-root", str(made_up(tmp_path / "eval", "pope"))]) == 2
+    assert "files already" in capsys.readouterr().err
+
+
 def test_a_run_is_exported_and_scored_from_the_command_line(capsys, tmp_path):
     root = made_up(tmp_path / "eval", "gqa")
     questions = benchmarks.load("gqa").questions(root)

@@ -44,6 +44,7 @@ OPTIONS = {
     "demo": {"out"},
     "score": {"eval_root", "answers", "verdicts", "split"},
     "export": {"eval_root", "answers", "run", "out", "format", "split"},
+    "unpack": {"eval_root", "split", *benchmarks.load("seed_bench").media_sources},
     "ask": {"model", "model_base", "max_new_tokens"},
     "doctor": {"data_root", "datasets", "eval_root", "out"},
     "merge": {"adapter", "model_base", "out"},
@@ -109,7 +110,7 @@ def check_verb(verb: str, request: Request) -> None:
         assert request.take("baseline") in (None, *labels)
     elif verb in OPTIONS:
         assert {s.partition("=")[0] for s in request.settings} <= OPTIONS[verb]
-        if verb in ("score", "export"):
+        if verb in ("score", "export", "unpack"):
             benchmarks.load(request.words[0], request.take("split"))
     else:
         assert not request.settings
