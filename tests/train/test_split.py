@@ -131,12 +131,10 @@ def test_a_plan_counts_what_trains(runs):
     assert plan.samples == trains[0] + trains[1] // 2
     assert plan.steps == plan.steps_per_epoch == -(-plan.samples // 8)
     order = order_of(mixture, plan, chosen)
-    seen = {n for step in range(2 * plan.steps) for n in order.batch(step)}
+    # Of an odd number the second epoch takes one more, which may be a step of its own.
+    seen = {n for epoch in (0, 1) for step in order.steps(epoch) for n in order.batch(step)}
     assert not seen & set(sides.held.tolist())
-    left = set(sides.train.tolist()) - seen
-    assert seen <= set(sides.train.tolist())
-    assert len(left) == trains[1] % 2  # half of an odd number, twice
-    assert all(mixture.columns.part[n] == 1 for n in left)
+    assert seen == set(sides.train.tolist())
     assert plan_stage(stage(*parts, fraction=0.0)).held == 0
 
 
