@@ -54,7 +54,7 @@ def begin(store: Store, step: str, unit: str, media: int) -> Attempt:
 
 
 def forget(store: Store) -> None:
-    """Drops what is known of earlier tries: when a driver is ended, so are its workers, which says nothing."""
+    """Drops what is known of earlier tries: workers that ended with their driver say nothing."""
     store.delete_many(store.list(FOLDER))
 
 

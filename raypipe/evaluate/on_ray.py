@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -71,15 +70,11 @@ def on_ray(units: Sequence[Unit], work: Work) -> Iterator[Done]:
 def reading(work: Work) -> Callable[[Row], Row]:
     """The task that reads the media of a unit."""
 
-    @cache
-    def reader() -> Any:  # of this worker
-        return work.reader()
-
     def read(row: Row) -> Row:
         unit = Unit.unpack(row["unit"])
         try:
             attempt = begin(work.store, "read", unit.id, len(unit.groups))
-            media = reader()(unit, attempt)
+            media = work.reader()(unit, attempt)
         except RaypipeError as fault:
             return {**row, **pack_media({}), "fault": _said(fault)}
         gauges.count_media(unit.benchmark, media.values())

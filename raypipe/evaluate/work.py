@@ -107,9 +107,7 @@ class Answerer:
             self._store.put_new(f"{SPLITS}/{unit.id}/{count:04d}.json", body)
             count += 1
 
-        return self._engine.answer(
-            shown, way_of(unit), split=cuts[-1] if cuts else UNCUT, on_split=cut
-        )
+        return self._engine.answer(shown, way_of(unit), split=cuts[-1] if cuts else UNCUT, on_split=cut)
 
     def _cuts(self, unit: Unit) -> list[Split]:
         """What earlier tries at a unit had to cut, each with all that was cut before it."""

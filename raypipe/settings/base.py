@@ -25,7 +25,7 @@ def how(default: Any = ..., **kwargs: Any) -> Any:
 
 
 def later(default: Any, **kwargs: Any) -> Any:
-    """A field that came when runs had been made without it: part of the identity unless it has its default."""
+    """A field that is younger than some runs: part of the identity unless it has its default."""
     return Field(default, json_schema_extra={"identity": "unless default"}, **kwargs)
 
 

@@ -34,7 +34,7 @@ class JudgeSettings(Settings):
 
 
 class ServedSettings(Settings):
-    """An OpenAI-compatible endpoint that serves the model under test. The key is named by path, never given."""
+    """An OpenAI-compatible endpoint that serves the model. The key is named by path, never given."""
 
     base_url: str = how()
     key_file: str | None = how(None)
@@ -97,7 +97,7 @@ class EvaluateSettings(Settings):
     @pydantic.model_validator(mode="after")
     def _served(self) -> EvaluateSettings:
         if (self.engine == "served") != (self.served is not None):
-            raise ValueError("engine=served goes with a served: group that has its base_url, and with no other")
+            raise ValueError("engine=served goes with a group served: that has a base_url, and with no other")
         return self
 
     @property
