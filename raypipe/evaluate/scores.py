@@ -87,9 +87,7 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 def _graded(
     benchmark: benchmarks.Benchmark, prediction: Prediction, verdicts: Mapping[str, Verdict]
 ) -> benchmarks.Graded:
-    if benchmark.rule is not None:
-        return benchmarks.grade(benchmark, prediction, prediction.text)
-    return benchmarks.graded_from_verdict(prediction, verdicts.get(prediction.question_id))
+    return benchmarks.grade_answer(benchmark, prediction, verdicts.get(prediction.question_id))
 
 
 def _outcomes(items: Sequence[Prediction], verdicts: Mapping[str, Verdict]) -> dict[str, int]:
