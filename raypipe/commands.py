@@ -112,7 +112,7 @@ def evaluate(request: Request) -> int:
     settings = load(EvaluateSettings, request.yaml(required=False), request.settings)
     with connected(quiet=True, dashboard=_dashboard()), Step("evaluate") as step:
         try:
-            result = run(settings, progress=step.count("questions"), judge_progress=step.count("verdicts"))
+            result = run(settings, progress=step.lines)
         except BudgetError as fault:
             _show_scores(fault.result, settings.out, request.json)
             raise
