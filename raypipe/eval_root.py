@@ -81,6 +81,18 @@ def read_json_rows(path: Path) -> list[Row]:
     return rows
 
 
+def read_json_objects(path: Path) -> dict[str, Row]:
+    """The content of a JSON file that holds an object of objects, by id.
+
+    Raises:
+        RequestError: as ``read_json``, or something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise RequestError(f"{path} does not hold one object a question id", FETCH_AGAIN)
+    return content
+
+
 def read_json_lines(path: Path) -> Iterator[tuple[int, Row]]:
     """Line number and object of each line that is not blank; one line is held at a time.
 

@@ -16,13 +16,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from raypipe.benchmark import OPTION_LETTER, VIDEO_LLAVA, Benchmark, make_question
 from raypipe.errors import RequestError
 from raypipe.eval_root import field, medium_path, read_json, read_json_rows
-from raypipe.grading.answers import LETTERS, UNREADABLE, option_letter
-from raypipe.grading.metrics import GradedTable, Metric, by_facet, proportion
+from raypipe.grading.answers import LETTERS, option_letter
+from raypipe.grading.metrics import GradedTable, Metric, by_facet, proportion, unread
 from raypipe.grading.rules import ExactMatch
 from raypipe.records import MediumKind, MediumRef, Question
 
@@ -118,12 +116,11 @@ def _tags(problem: dict[str, Any], illustrated: bool, path: Path, where: str) ->
 
 def measure(table: GradedTable) -> list[Metric]:
     """``img_accuracy`` (with an image), ``accuracy`` (all, and by facet), ``failed`` (no option read)."""
-    failed = np.where(np.isnan(table.value), np.nan, table.parsed == UNREADABLE)
     return [
         proportion("img_accuracy", table.value, table.illustrated),
         proportion("accuracy", table.value, table.everything),
         *by_facet(table, "subject", "context", "grade", "topic"),
-        proportion("failed", failed, table.everything),
+        unread(table),
     ]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from raypipe.errors import RequestError
-from raypipe.evaluate.engine import Asked, LocalEngine
+from raypipe.evaluate.engine import Shown, Way
+from raypipe.evaluate.local import LocalEngine
 from raypipe.media.decode import DecodeRequest
 from raypipe.media.sandbox import Sandbox
 from raypipe.model.build import load_model
@@ -31,5 +32,8 @@ def ask(model: str, base: str | None, file: str, question: str, max_new_tokens: 
     if isinstance(medium, Rejection):
         raise RequestError(f"cannot show {path} to the model: {medium.reason}: {medium.detail}")
     engine = LocalEngine(loaded, "fp32", 1)
-    tokens = engine.look(medium.frames, kind, card.image_aspect)
-    return engine.answer([Asked(question, kind, tokens)], card.template, max_new_tokens)[0].text
+    way = Way(card.template, card.image_aspect, max_new_tokens)
+    ((reply,),) = engine.answer([Shown(kind, medium.frames, (question,))], way)
+    if reply.failed:
+        raise RequestError(f"the model could not be asked about {path}: {reply.failed}")
+    return reply.text

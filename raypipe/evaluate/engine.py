@@ -1,96 +1,101 @@
-"""A model that answers: features once per medium, questions in batches, greedy."""
+"""What an engine is: media with the questions on them in, one reply a question out. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
-import torch
-
-from raypipe.model.build import DTYPES, LoadedModel
-from raypipe.model.splice import embed, features, whole
 from raypipe.records import MediumKind
 
 
 @dataclass(frozen=True)
-class Reply:
-    text: str
-    new_tokens: int
+class Shown:
+    """One medium with all questions of a unit on it.
+
+    Attributes:
+        kind: None: the questions have no medium.
+        frames: encoded pictures in order; none without a medium.
+        prompts: what is asked, as text.
+    """
+
+    kind: MediumKind | None
+    frames: tuple[bytes, ...]
+    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question as the engine takes it: its text, the kind of its medium, the medium's features."""
+class Way:
+    """How all of them are asked: greedy, in one chat template.
 
-    prompt: str
-    kind: MediumKind | None
-    tokens: torch.Tensor | None  # [frames, tokens, width]
+    Attributes:
+        aspect: "pad" or "square": how an image becomes a square (see ``model.pixels``).
+    """
+
+    template: str
+    aspect: str
+    max_new_tokens: int
 
 
-class LocalEngine:
-    """Generation on this process's device."""
+@dataclass(frozen=True)
+class Reply:
+    """An answer, or why there is none; then ``text`` is "" and it is no answer."""
 
-    def __init__(self, loaded: LoadedModel, precision: str, batch: int) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = DTYPES[precision]
-        loaded.model.to(self.device, self.dtype).eval()
-        self._loaded, self._model, self._batch = loaded, whole(loaded.model), batch
+    text: str
+    new_tokens: int
+    failed: str = ""
 
-    @torch.inference_mode()
-    def look(self, frames: Sequence[bytes], kind: MediumKind, aspect: str) -> torch.Tensor:
-        """Visual tokens [frames, tokens, width] of one medium.
 
-        Raises:
-            ValueError: another number of frames than the model takes.
+@dataclass(frozen=True)
+class Split:
+    """Where an engine cut its batches because they did not fit; a plain record, to be stored and given back.
+
+    The same media, questions and way with the same split make the same batches.
+
+    Attributes:
+        batch: the most questions in a batch that the cuts were made under; 0: nothing was cut yet.
+        questions: places, in the engine's order of the questions, at which a batch ends.
+        media: the same of the media whose prefixes are made together.
+    """
+
+    batch: int = 0
+    questions: tuple[int, ...] = ()
+    media: tuple[int, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Split:
+        """What ``row`` made."""
+        return cls(int(row["batch"]), tuple(row["questions"]), tuple(row["media"]))
+
+
+UNCUT = Split()
+
+
+class Engine(Protocol):
+    """What answers: a model in this process, or one that is served elsewhere."""
+
+    def answer(
+        self,
+        shown: Sequence[Shown],
+        way: Way,
+        *,
+        split: Split = UNCUT,
+        on_split: Callable[[Split], None] | None = None,
+    ) -> list[list[Reply]]:
+        """One list for each medium, in it one reply for each of its questions, both in the order given.
+
+        A question that cannot be answered gets a reply that says so; it is no reason to raise.
+
+        Args:
+            split: as an earlier call on the same media, questions and way told it.
+            on_split: told the whole split so far the moment a batch is cut, before the engine goes on.
         """
-        expected = self._loaded.family.frames(self._model.config) if kind is MediumKind.VIDEO else 1
-        if len(frames) != expected:
-            raise ValueError(f"{len(frames)} frames for a model that takes {expected}")
-        look = self._loaded.look(aspect)
-        pixels = look.pixels(look.frames(frames, kind), self.dtype, self.device)
-        return features(self._model, self._loaded.family, kind, pixels)
+        ...
 
-    @torch.inference_mode()
-    def answer(self, asked: Sequence[Asked], template: str, max_new_tokens: int) -> list[Reply]:
-        """Greedy answers, in the order of the questions; batches hold questions of like length."""
-        chat = self._loaded.chat(template)
-        ids = [chat.prompt(a.prompt, (a.kind,) if a.kind else ()) for a in asked]
-        replies: list[Reply | None] = [None] * len(asked)
-        by_length = sorted(range(len(asked)), key=lambda i: (len(ids[i]), i))
-        for start in range(0, len(asked), self._batch):
-            chosen = by_length[start : start + self._batch]
-            generated = self._generate([asked[i] for i in chosen], [ids[i] for i in chosen], max_new_tokens)
-            for place, tokens in zip(chosen, generated, strict=True):
-                replies[place] = Reply(chat.decode(tokens), len(tokens))
-        return [r for r in replies if r is not None]
-
-    def _generate(self, asked: list[Asked], ids: list[tuple[int, ...]], limit: int) -> list[list[int]]:
-        length = max(len(i) for i in ids)
-        ids_BL = torch.zeros(len(ids), length, dtype=torch.long)
-        mask_BL = torch.zeros_like(ids_BL)
-        for row, tokens in enumerate(ids):  # padded on the left, so that all answers start together
-            ids_BL[row, length - len(tokens) :] = torch.tensor(tokens)
-            mask_BL[row, length - len(tokens) :] = 1
-        ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
-        visual: dict[MediumKind, torch.Tensor] = {}
-        for kind in MediumKind:
-            parts = [a.tokens for a in asked if a.kind is kind and a.tokens is not None]
-            if parts:
-                visual[kind] = torch.cat(parts)
-        config: Any = self._model.config.text_config
-        end = config.eos_token_id
-        out = self._model.generate(
-            inputs_embeds=embed(self._model, self._loaded.family, ids_BL, visual),
-            attention_mask=mask_BL,
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=end,
-            pad_token_id=config.pad_token_id or 0,
-        )
-        return [_until(row.tolist(), end) for row in out]
-
-
-def _until(tokens: list[int], end: int) -> list[int]:
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+    def close(self) -> None:
+        """Lets go of what the engine holds. It answers nothing after it."""
+        ...

@@ -225,9 +225,7 @@ def check_coverage(run: Run, summary: dict[str, Any], floor: float) -> None:
 
 
 def _graded(benchmark: Any, prediction: Prediction, verdicts: dict[str, Verdict]) -> Any:
-    if benchmark.rule is not None:
-        return benchmarks.grade(benchmark, prediction, prediction.text)
-    return benchmarks.graded_from_verdict(prediction, verdicts.get(prediction.question_id))
+    return benchmarks.grade_answer(benchmark, prediction, verdicts.get(prediction.question_id))
 
 
 def _outcomes(items: list[Prediction], verdicts: dict[str, Verdict]) -> dict[str, int]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from raypipe.evaluate.engine import Asked, LocalEngine, Reply
+from raypipe.evaluate.engine import Engine, Reply, Shown, Way
 from raypipe.evaluate.plan import Group, Unit, kind_of
 from raypipe.evaluate.read import thumbnails, unpack_media
-from raypipe.model.build import load_model
 from raypipe.records import (
     PREDICTION_SCHEMA,
     THUMBS_SCHEMA,
@@ -32,9 +31,12 @@ class Answerer:
     def __init__(self, settings: EvaluateSettings) -> None:
         import torch
 
+        from raypipe.evaluate.local import load_engine
+
         torch.set_num_threads(max(1, int(settings.actor_cpus)))
-        loaded = load_model(settings.model, settings.model_base, settings.precision)
-        self._engine = LocalEngine(loaded, settings.precision, settings.batch)
+        self._engine: Engine = load_engine(
+            settings.model, settings.model_base, settings.precision, settings.batch
+        )
         self._store = Store(settings.out)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -46,34 +48,22 @@ class Answerer:
     def answer(self, unit: Unit, media: dict[str, Medium | Rejection]) -> list[Prediction]:
         """Predictions for every question of a unit; each has exactly one named outcome."""
         done: list[Prediction] = []
-        asked: list[tuple[Question, Asked]] = []
+        groups: list[Group] = []
+        shown: list[Shown] = []
         for group in unit.groups:
-            try:
-                asked += self._prepare(unit, group, media)
-            except _CannotShow as fault:
-                done += [_prediction(unit, q, "", fault.outcome, str(fault), 0) for q in group.questions]
-        asking = unit.asking
-        try:
-            replies = self._engine.answer([a for _, a in asked], asking.template, asking.max_new_tokens)
-        except RuntimeError as fault:  # the device refused; the questions are counted as failed, not as wrong
-            done += [_prediction(unit, q, "", Outcome.FAILED, str(fault)[:300], 0) for q, _ in asked]
-            return done
-        return done + [_answered(unit, q, r) for (q, _), r in zip(asked, replies, strict=True)]
-
-    def _prepare(
-        self, unit: Unit, group: Group, media: dict[str, Medium | Rejection]
-    ) -> list[tuple[Question, Asked]]:
-        tokens = None
-        kind = kind_of(group)
-        if group.medium is not None and kind is not None:
-            medium = media[group.medium.path]
+            medium = media[group.medium.path] if group.medium else None
             if isinstance(medium, Rejection):
-                raise _CannotShow(Outcome.MEDIUM_BAD, f"{medium.reason}: {medium.detail}")
-            try:
-                tokens = self._engine.look(medium.frames, kind, unit.asking.aspect)
-            except (ValueError, RuntimeError) as fault:
-                raise _CannotShow(Outcome.FAILED, str(fault)[:300]) from fault
-        return [(q, Asked(q.prompt, kind, tokens)) for q in group.questions]
+                said = f"{medium.reason}: {medium.detail}"
+                done += [_prediction(unit, q, "", Outcome.MEDIUM_BAD, said, 0) for q in group.questions]
+                continue
+            frames = medium.frames if medium else ()
+            groups.append(group)
+            shown.append(Shown(kind_of(group), frames, tuple(q.prompt for q in group.questions)))
+        asking = unit.asking
+        way = Way(asking.template, asking.aspect, asking.max_new_tokens)
+        for group, replies in zip(groups, self._engine.answer(shown, way), strict=True):
+            done += [_answered(unit, q, r) for q, r in zip(group.questions, replies, strict=True)]
+        return done
 
     def _commit(
         self, unit: Unit, media: dict[str, Medium | Rejection], predictions: list[Prediction]
@@ -91,15 +81,9 @@ class Answerer:
         Ledger(self._store, PREDICTIONS, PREDICTION_SCHEMA).append(unit.id, predictions)
 
 
-class _CannotShow(Exception):
-    def __init__(self, outcome: Outcome, detail: str) -> None:
-        super().__init__(detail)
-        self.outcome = outcome
-
-
 def _answered(unit: Unit, question: Question, reply: Reply) -> Prediction:
-    outcome = Outcome.OK if reply.text else Outcome.EMPTY
-    return _prediction(unit, question, reply.text, outcome, "", reply.new_tokens)
+    outcome = Outcome.FAILED if reply.failed else Outcome.OK if reply.text else Outcome.EMPTY
+    return _prediction(unit, question, reply.text, outcome, reply.failed, reply.new_tokens)
 
 
 def _prediction(

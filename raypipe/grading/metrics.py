@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from raypipe.grading.answers import UNREADABLE
 from raypipe.grading.statistics import (
     Floats,
     Formula,
@@ -152,13 +153,19 @@ def accuracies(table: GradedTable) -> list[Metric]:
     return metrics
 
 
-def by_facet(table: GradedTable, *facets: str) -> list[Metric]:
-    """``accuracy/<facet>=<value>`` for each value of these facets."""
+def by_facet(table: GradedTable, *facets: str, name: str = "accuracy") -> list[Metric]:
+    """``<name>/<facet>=<value>`` for each value of these facets."""
     return [
-        proportion(f"accuracy/{facet}={value}", table.value, mask)
+        proportion(f"{name}/{facet}={value}", table.value, mask)
         for facet in facets
         for value, mask in table.facet(facet).items()
     ]
+
+
+def unread(table: GradedTable) -> Metric:
+    """``failed``: the share of the answers in which nothing could be read, which are wrong, too."""
+    failed = np.where(np.isnan(table.value), np.nan, table.parsed == UNREADABLE)
+    return proportion("failed", failed, table.everything)
 
 
 def all_right(table: GradedTable, group: NDArray[np.int64]) -> tuple[Floats, Mask]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.errors import BudgetError, RequestError
-from raypipe.evaluate.engine import LocalEngine
+from raypipe.evaluate.local import LocalEngine
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.evaluate.work import Answerer
 from raypipe.records import PREDICTION_SCHEMA, THUMBS_SCHEMA, Outcome, Prediction, Reason, predictions_of
