@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from raypipe.errors import RequestError
+from raypipe.eval_mirror import fetched
 
 Row = dict[str, Any]
 
@@ -171,7 +172,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
     if "\0" in str(path):
         raise RequestError(f"{str(path)!r} is not a file's name")
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with os.fdopen(os.open(fetched(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError
             if file.peek(len(BOM)).startswith(BOM):

@@ -1,0 +1,41 @@
+"""What is evaluated: which weights by which name, and the engine that answers with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raypipe.evaluate.engine import Engine
+from raypipe.model.build import Card, folder_of, weights_fingerprint
+from raypipe.settings import EvaluateSettings
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model by its content, and how it wants to be shown media."""
+
+    weights: str
+    card: Card
+
+
+def subject_of(settings: EvaluateSettings) -> Subject:
+    """The model that the settings name.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    card = Card.read(folder_of(settings.model))
+    return Subject(weights_fingerprint(settings.model, settings.model_base), card)
+
+
+def open_engine(settings: EvaluateSettings) -> Engine:
+    """The engine that answers for it; loads the weights.
+
+    Raises:
+        RequestError: the model cannot be loaded.
+    """
+    import torch
+
+    from raypipe.evaluate.local import load_engine
+
+    torch.set_num_threads(max(1, int(settings.actor_cpus)))
+    return load_engine(settings.model, settings.model_base, settings.precision, settings.batch)
