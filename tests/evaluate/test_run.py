@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.errors import BudgetError, RequestError
-from raypipe.evaluate.local import LocalEngine
+from raypipe.evaluate import local
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.evaluate.work import Answerer
 from raypipe.records import PREDICTION_SCHEMA, THUMBS_SCHEMA, Outcome, Prediction, Reason, predictions_of
@@ -166,11 +166,11 @@ def test_what_the_device_refused_is_asked_again(root, model, tmp_path, monkeypat
     settings = asking(root, model, tmp_path / "run", coverage_floor=0.0)
     refused = []
 
-    def out_of_memory(self, *_):
+    def out_of_memory(*_):
         refused.append(1)
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(LocalEngine, "_generate", out_of_memory)
+    monkeypatch.setattr(local, "greedy", out_of_memory)
     assert {p.outcome for p in answered(settings)} == {Outcome.FAILED}
     assert refused
     assert {r["reason"] for r in Run.open(settings.out).quarantine()} == {Reason.GENERATION_FAILED}
