@@ -1,12 +1,18 @@
-"""What is evaluated: which weights by which name, and the engine that answers with them."""
+"""What is evaluated: which weights by which name, and the engine that answers with them.
+
+Imports no model before it is asked for: workers that read media need none.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raypipe.evaluate.engine import Engine
-from raypipe.model.build import Card, folder_of, weights_fingerprint
 from raypipe.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from raypipe.model.build import Card
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ def subject_of(settings: EvaluateSettings) -> Subject:
     Raises:
         RequestError: there is no such model.
     """
+    from raypipe.model.build import Card, folder_of, weights_fingerprint
+
     card = Card.read(folder_of(settings.model))
     return Subject(weights_fingerprint(settings.model, settings.model_base), card)
 
