@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from raypipe.evaluate.plan import Plan
-from raypipe.evaluate.read import THUMBS
+from raypipe.evaluate.read import PREPARED, THUMBS
 from raypipe.evaluate.scores import ANSWERED, SCORES
 from raypipe.evaluate.work import PREDICTIONS, SPLITS
 from raypipe.records import (
@@ -19,7 +19,7 @@ from raypipe.records import (
 )
 from raypipe.store.ledger import Ledger
 from raypipe.store.run import Manifest, Run
-from raypipe.store.shards import Shard
+from raypipe.store.shards import Shard, metadata_of
 
 
 def ledger_of(run: Run) -> Ledger:
@@ -50,10 +50,11 @@ def commit(run: Run, plan: Plan, predictions: list[Prediction]) -> None:
     """Writes the manifest of a run whose units are all committed."""
     unanswered = [p for p in predictions if p.outcome not in ANSWERED]
     files = [run.entry(f"{PREDICTIONS}/{u.id}.arrow", u.count) for u in plan.units]
-    files += [
-        run.entry(n, Shard(run.store, n, THUMBS_SCHEMA).table().num_rows)
-        for n in run.store.list(THUMBS, ".arrow")
-    ]
+    taken = 0
+    for name in run.store.list(THUMBS, ".arrow"):
+        thumbs = Shard(run.store, name, THUMBS_SCHEMA).table()
+        files.append(run.entry(name, thumbs.num_rows))
+        taken += int(metadata_of(thumbs).get(PREPARED, 0))
     manifest = Manifest(
         kind="evaluate",
         files=files,
@@ -62,6 +63,7 @@ def commit(run: Run, plan: Plan, predictions: list[Prediction]) -> None:
             "ok": len(predictions) - len(unanswered),
             "quarantined": len(unanswered),
             "media": len({(u.benchmark, g.medium.path) for u in plan.units for g in u.groups if g.medium}),
+            **({"media_prepared": taken} if taken else {}),
         },
         facts={"missing_benchmarks": dict(plan.missing), "weights": plan.weights},
     )

@@ -37,6 +37,8 @@ from raypipe.store.run import Run
 
 UNITS = "units/"  # of a prepare run: one record a unit, with the hash of each file that it read
 OPEN_RUNS = 64
+KEY = len(medium_key(MediumKind.IMAGE, "", MISSING))
+VERIFY = "raypipe verify shows what is damaged"
 _log = logging.getLogger("raypipe.evaluate")
 
 
@@ -87,7 +89,7 @@ def check_prepared(runs: Sequence[str], sampling: Sampling, rendition: Rendition
         other = [k for k, v in _recipe(sampling, rendition).items() if facts.get(k) != v]
         if other:
             raise RequestError(
-                f"{address} cannot be used: it was made with another {', '.join(other)} than the model is shown",
+                f"{address} cannot be used: made with another {', '.join(other)} than the model is shown",
                 "leave it out of prepared=, or set sampling= and rendition= to the run's",
             )
 
@@ -162,16 +164,13 @@ class _Run:
         return self._hashes
 
     def _gathered(self) -> tuple[np.ndarray, np.ndarray]:
-        hashes, keys = array("Q"), bytearray()
-        width = 0
+        hashes, keys = array("Q", [0]), bytearray(b"-" * KEY)  # a first row, for no file can be empty
         for key, digest in self._sources():
-            width = width or len(key)
-            if len(key) != width:
-                raise DamageError(f"{self._store.root} has keys of unlike length", "raypipe verify")
+            if len(key) != KEY:
+                raise DamageError(f"{self._store.root} has a medium with the key {key[:60]!r}", VERIFY)
             hashes.append(int(digest[:16], 16))
             keys += key.encode()
-        values = np.frombuffer(hashes, np.uint64) if hashes else np.zeros(0, np.uint64)
-        names = np.frombuffer(bytes(keys), f"S{max(1, width)}")
+        values, names = np.frombuffer(hashes, np.uint64), np.frombuffer(bytes(keys), f"S{KEY}")
         order = np.argsort(values, kind="stable")
         return names[order], values[order]
 
@@ -182,7 +181,7 @@ class _Run:
                 yield from json.loads(self._store.read(name))["source_sha256"].items()
             except (FileNotFoundError, ValueError, KeyError, AttributeError) as fault:
                 said = f"{self._store.root}/{name} is damaged ({type(fault).__name__})"
-                raise DamageError(said, "raypipe verify shows what is damaged") from fault
+                raise DamageError(said, VERIFY) from fault
 
 
 @lru_cache(maxsize=OPEN_RUNS)

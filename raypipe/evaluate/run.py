@@ -38,7 +38,8 @@ def evaluate(
         execute: what carries out the units; Ray Data unless said otherwise.
 
     Returns:
-        {"benchmarks": {name: [score, ...]}, "coverage": {name: {...}}, "missing_benchmarks": {name: path}}
+        {"benchmarks": {name: [score, ...]}, "coverage": {name: {...}}, "missing_benchmarks": {name: path}},
+        with ``prepared`` also "media": {"all": n, "prepared": those of them that were not decoded}
 
     Raises:
         RequestError: unknown benchmark, missing model or data, no key for the judge.
@@ -85,6 +86,9 @@ def evaluate(
         verdicts = judging.finish()
         judged = settings.judge is not None
         summary = summarise(predictions, verdicts, plan.missing, judged=judged, splits=settings.splits)
+        if settings.prepared:
+            totals = run.manifest["totals"]
+            summary["media"] = {"all": totals["media"], "prepared": totals.get("media_prepared", 0)}
         write_scores(run, summary)
         lease.finish()
     check_coverage(run, summary, settings.coverage_floor)

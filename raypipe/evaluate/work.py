@@ -44,7 +44,7 @@ class Work:
         return Store(self.settings.out)
 
     def reader(self) -> Reader:
-        return Reader(self.store, self.root, self.settings.limits)
+        return Reader(self.store, self.root, self.settings.limits, tuple(self.settings.prepared))
 
     def answerer(self) -> Answerer:
         """Loads the model."""

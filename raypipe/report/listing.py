@@ -83,6 +83,9 @@ def evaluation_text(result: Mapping[str, Any], out: str) -> str:
                 value += f" [{s['low']:.2f}, {s['high']:.2f}]"
             lines.append(f"{head} {s['metric']:<24} {value:<26} {counted}")
     lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
+    if "media" in result:
+        media = result["media"]
+        lines.append(f"frames of {media['prepared']} of {media['all']} media were taken from prepare runs")
     return "\n".join(lines)
 
 
