@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raypipe.evaluate.engine import Engine
-from raypipe.model.build import Card, folder_of, weights_fingerprint
+from raypipe.model.cards import Card
+from raypipe.model.describe import describe_model
 from raypipe.settings import EvaluateSettings
 
 
@@ -23,8 +24,8 @@ def subject_of(settings: EvaluateSettings) -> Subject:
     Raises:
         RequestError: there is no such model.
     """
-    card = Card.read(folder_of(settings.model))
-    return Subject(weights_fingerprint(settings.model, settings.model_base), card)
+    card, weights = describe_model(settings.model, settings.model_base)
+    return Subject(weights, card)
 
 
 def open_engine(settings: EvaluateSettings) -> Engine:
