@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raypipe.errors import RequestError
+from raypipe.eval_mirror import fetched
 
 MAX_LINE = 64 << 20  # bytes of a line and characters of a cell: no picture is that large
 FETCH_AGAIN = "the file is damaged; fetch it again"
@@ -32,7 +33,7 @@ def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
         RequestError: missing, no file, or a line that is too long or not UTF-8 text (with the line).
     """
     try:
-        with open(path, "rb") as file:
+        with open(fetched(path), "rb") as file:
             number = 0
             while line := file.readline(MAX_LINE + 1):
                 number += 1

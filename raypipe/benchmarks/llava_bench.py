@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raypipe.benchmark import VIDEO_LLAVA, Benchmark, make_question
+from raypipe.benchmark import VIDEO_LLAVA, Benchmark
 from raypipe.errors import RequestError
 from raypipe.eval_root import field, read_json_lines
+from raypipe.formats.question_files import Truth, read_asked
 from raypipe.grading.reviews import review_metrics
-from raypipe.question_files import Truth, read_asked
 from raypipe.records import MediumKind, Question
 from raypipe.stored_verdicts.reviews import questions_of_reviews, read_reviews
 
@@ -58,9 +58,7 @@ def read_questions(eval_root: Path) -> list[Question]:
             raise references.disagreement(f"{at}: {asked.image} is not described in {CONTEXT}")
         extra = {"context": contexts[asked.image], "answer_id": answer_id}
         category = field(asked.row, "category", path, asked.where)
-        questions.append(
-            make_question(NAME, asked.row_id, asked.medium, asked.prompt, asked.bare, answer, category, extra)
-        )
+        questions.append(asked.question(NAME, answer, category, extra))
     references.expect_all_taken(path)
     return questions
 

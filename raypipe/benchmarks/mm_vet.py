@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raypipe.benchmark import VIDEO_LLAVA, Benchmark, make_question
+from raypipe.benchmark import VIDEO_LLAVA, Benchmark
 from raypipe.errors import RequestError
 from raypipe.eval_root import Row, field, read_json_objects
+from raypipe.formats.question_files import Asked, Truth, read_asked
 from raypipe.grading.grades import capability_tags, grade_metrics
-from raypipe.question_files import Asked, Truth, read_asked
 from raypipe.records import MediumKind, Question
 from raypipe.stored_verdicts.grades import PREFIX, read_grades
 from raypipe.submission import expect_all_answered, write_whole
@@ -46,7 +46,7 @@ def read_questions(eval_root: Path) -> list[Question]:
     for asked in read_asked(path, f"{FOLDER}/images"):
         if asked.row_id in questions:
             raise RequestError(f"{path}, {asked.where}: question {asked.row_id} came before")
-        question = make_question(NAME, asked.row_id, asked.medium, asked.prompt, asked.bare, "")
+        question = asked.question(NAME, "")
         questions[asked.row_id] = _joined(question, asked, truth) if with_truth else question
     truth.expect_all_taken(path)
     return list(questions.values())

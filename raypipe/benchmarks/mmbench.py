@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from raypipe.benchmark import OPTION_LETTER, VIDEO_LLAVA, Benchmark, make_question
+from raypipe.formats.option_tables import read_rotations, unpack_pictures, write_answered_table
 from raypipe.grading.answers import option_letter
 from raypipe.grading.circular import circular_metrics
 from raypipe.grading.rules import ExactMatch
-from raypipe.option_tables import read_rotations, unpack_pictures, write_answered_table
 from raypipe.records import MediumKind, Question
 
 NAME = "mmbench"

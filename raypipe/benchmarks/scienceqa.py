@@ -12,38 +12,31 @@ and LLaVA's first) drew an option at random for it: its scores are a little high
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
 
 from raypipe.benchmark import OPTION_LETTER, VIDEO_LLAVA, Benchmark, make_question
 from raypipe.errors import RequestError
-from raypipe.eval_root import field, medium_path, read_json, read_json_rows
-from raypipe.grading.answers import LETTERS, option_letter
+from raypipe.eval_root import Row, field, medium_path, read_json_rows
+from raypipe.formats.science_problems import Problems, read_test_ids
+from raypipe.grading.answers import option_letter
 from raypipe.grading.metrics import GradedTable, Metric, by_facet, proportion, unread
 from raypipe.grading.rules import ExactMatch
 from raypipe.records import MediumKind, MediumRef, Question
 
 NAME = "scienceqa"
-QUESTIONS = "scienceqa/llava_test_CQM-A.json"
-PROBLEMS = "scienceqa/problems.json"
-SPLITS = "scienceqa/pid_splits.json"
-GRADE = re.compile("grade([0-9]{1,2})")
+QUESTIONS, PROBLEMS, SPLITS = (
+    f"scienceqa/{name}.json" for name in ("llava_test_CQM-A", "problems", "pid_splits")
+)
 
 
 def read_questions(eval_root: Path) -> list[Question]:
     """The test split's questions with their right options; the category is the subject, if given.
 
-    Tags are ``subject``, ``topic``, ``grade`` and ``context``.
-
     Raises:
         RequestError: a damaged row, or a question file that is not the test split.
     """
-    path, problems_path = eval_root / QUESTIONS, eval_root / PROBLEMS
-    test_ids = _read_split(eval_root / SPLITS)
-    problems = read_json(problems_path)
-    if not isinstance(problems, dict):
-        raise RequestError(f"{problems_path} does not hold one object a problem id")
+    path, problems = eval_root / QUESTIONS, Problems(eval_root / PROBLEMS)
+    test_ids = read_test_ids(eval_root / SPLITS)
     questions = []
     for number, row in enumerate(read_json_rows(path), 1):
         where = f"row {number}"
@@ -51,17 +44,14 @@ def read_questions(eval_root: Path) -> list[Question]:
         if row_id not in test_ids:
             raise RequestError(f"{path}, {where}: {row_id!r} is not in the test split of {SPLITS}")
         test_ids.remove(row_id)
-        problem: Any = problems.get(row_id)
-        bare = _asked(row, path, where)
-        medium = None
+        bare, medium = _asked(row, path, where), None
         if row.get("image"):
             name = medium_path("scienceqa/images/test", field(row, "image", path, where), path, where)
             medium = MediumRef(MediumKind.IMAGE, name)
-        letter = _right_letter(problem, problems_path, row_id)
-        tags = _tags(problem, bool(medium), problems_path, f"problem {row_id!r}")
-        subject = str(problem.get("subject") or "")
+        problem = problems.problem(row_id, illustrated=medium is not None)
+        asked = row_id, medium, bare + OPTION_LETTER, bare
         questions.append(
-            make_question(NAME, row_id, medium, bare + OPTION_LETTER, bare, letter, subject, tags=tags)
+            make_question(NAME, *asked, problem.letter, category=problem.subject, tags=problem.tags)
         )
     if test_ids:
         raise RequestError(
@@ -71,47 +61,11 @@ def read_questions(eval_root: Path) -> list[Question]:
     return questions
 
 
-def _read_split(path: Path) -> set[str]:
-    splits = read_json(path)
-    if not isinstance(splits, dict) or not isinstance(splits.get("test"), list):
-        raise RequestError(f"{path} does not hold a 'test' split")
-    return {str(row_id) for row_id in splits["test"]}
-
-
-def _asked(row: dict[str, Any], path: Path, where: str) -> str:
+def _asked(row: Row, path: Path, where: str) -> str:
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
         raise RequestError(f"{path}, {where}: no conversation")
     return field(turns[0], "value", path, where).replace("<image>", "").strip()
-
-
-def _right_letter(problem: Any, path: Path, row_id: str) -> str:
-    choices = problem.get("choices") if isinstance(problem, dict) else None
-    index = problem.get("answer") if isinstance(problem, dict) else None
-    if not isinstance(choices, list) or not isinstance(index, int) or isinstance(index, bool):
-        raise RequestError(f"{path}: problem {row_id!r} lacks choices or an answer")
-    if not 0 <= index < min(len(choices), len(LETTERS)):
-        raise RequestError(f"{path}: the answer of problem {row_id!r} is not one of its choices")
-    return LETTERS[index]
-
-
-def _tags(problem: dict[str, Any], illustrated: bool, path: Path, where: str) -> tuple[str, ...]:
-    tags = [
-        f"{name}={field(problem, name, path, where)}" for name in ("subject", "topic") if problem.get(name)
-    ]
-    if problem.get("grade"):
-        grade = GRADE.fullmatch(field(problem, "grade", path, where))
-        if grade is None or not 1 <= int(grade[1]) <= 12:
-            raise RequestError(
-                f"{path}, {where}: the grade is not grade1 to grade12: {problem['grade']!r:.60}"
-            )
-        tags.append("grade=1-6" if int(grade[1]) <= 6 else "grade=7-12")
-    if illustrated:
-        tags.append("context=image")
-    if "hint" in problem:
-        hinted = bool(problem["hint"]) and bool(field(problem, "hint", path, where))
-        tags += ["context=text"] if hinted else [] if illustrated else ["context=none"]
-    return tuple(tags)
 
 
 def measure(table: GradedTable) -> list[Metric]:

@@ -8,7 +8,7 @@ from raypipe.errors import RequestError
 from raypipe.evaluate.engine import Shown, Way
 from raypipe.media.decode import DecodeRequest
 from raypipe.media.sandbox import Sandbox
-from raypipe.model.describe import describe_model
+from raypipe.model.describe import model_card
 from raypipe.records import Medium, MediumKind, Rejection
 from raypipe.settings import DecodeLimits
 
@@ -24,9 +24,9 @@ def ask(model: str, base: str | None, file: str, question: str, max_new_tokens: 
     """
     if not question.strip():
         raise RequestError("the question is empty", 'raypipe ask --model M clip.mp4 "What happens?"')
+    card = model_card(model, base)  # before anything slow, so that a wrong request is told at once
     path = Path(file).expanduser().resolve()
     kind = kind_of(path)
-    card, _ = describe_model(model, base)  # before anything slow, so that a wrong request is told at once
     request = DecodeRequest("ask", kind, str(path.parent), path.name, card.sampling, card.rendition)
     with Sandbox(DecodeLimits()) as sandbox:
         medium = sandbox.decode(request)

@@ -1,13 +1,18 @@
-"""What is evaluated: which weights by which name, and the engine that answers with them."""
+"""What is evaluated: which weights by which name, and the engine that answers with them.
+
+Imports no model before it is asked for: workers that read media need none.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raypipe.evaluate.engine import Engine
-from raypipe.model.cards import Card
-from raypipe.model.describe import describe_model
 from raypipe.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from raypipe.model.cards import Card
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ def subject_of(settings: EvaluateSettings) -> Subject:
     Raises:
         RequestError: there is no such model.
     """
+    from raypipe.model.describe import describe_model
+
     card, weights = describe_model(settings.model, settings.model_base)
     return Subject(weights, card)
 

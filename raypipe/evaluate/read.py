@@ -15,7 +15,7 @@ from PIL import Image
 from raypipe.evaluate.attempts import Attempt
 from raypipe.evaluate.plan import Unit
 from raypipe.media.decode import DecodeRequest
-from raypipe.media.sandbox import shared_sandbox
+from raypipe.media.sandbox import Sandbox, shared_sandbox
 from raypipe.records import (
     MEDIA_SCHEMA,
     THUMBS_SCHEMA,
@@ -61,8 +61,11 @@ class Reader:
         return media
 
     def _read(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
-        results = shared_sandbox(self.limits).decode_all(requests)
-        return {result.path: result for result in results}
+        return {result.path: result for result in self._sandbox().decode_all(requests)}
+
+    def _sandbox(self) -> Sandbox:
+        """The decoding child of this worker, which stays for many units."""
+        return shared_sandbox(self.limits)
 
     def _one_by_one(self, unit: Unit, attempt: Attempt) -> dict[str, Medium | Rejection]:
         media: dict[str, Medium | Rejection] = {}

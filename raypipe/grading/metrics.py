@@ -162,6 +162,11 @@ def by_facet(table: GradedTable, *facets: str, name: str = "accuracy") -> list[M
     ]
 
 
+def accuracies_by_facet(table: GradedTable, facets: Sequence[str]) -> list[Metric]:
+    """``accuracies``, and accuracy by facet."""
+    return [*accuracies(table), *by_facet(table, *facets)]
+
+
 def unread(table: GradedTable) -> Metric:
     """``failed``: the share of the answers in which nothing could be read, which are wrong, too."""
     failed = np.where(np.isnan(table.value), np.nan, table.parsed == UNREADABLE)

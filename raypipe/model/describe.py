@@ -24,8 +24,16 @@ def describe_model(path: str, base: str | None = None) -> tuple[Card, str]:
     Raises:
         RequestError: as ``load_model``, as far as it shows without reading weights.
     """
-    card, _ = _described(path, base)
-    return card, weights_fingerprint(path, base)
+    return model_card(path, base), weights_fingerprint(path, base)
+
+
+def model_card(path: str, base: str | None = None) -> Card:
+    """The card alone, which is quick: for the fingerprint all weights are read once.
+
+    Raises:
+        RequestError: as ``describe_model``.
+    """
+    return _described(path, base)[0]
 
 
 def weights_fingerprint(path: str, base: str | None) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypipe.embedded_pictures import Embedded, picture_name, write_pictures
 from raypipe.errors import RequestError
 from raypipe.eval_table import read_indexed_table
+from raypipe.formats.embedded_pictures import Embedded, picture_name, write_pictures
 from raypipe.grading.circular import ROTATION
 from raypipe.records import MediumKind, MediumRef, Question
 from raypipe.submission import all_answered, sheet, write_whole

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from raypipe.benchmark import without_suffix
+from raypipe.benchmark import make_question, without_suffix
 from raypipe.errors import RequestError
-from raypipe.eval_root import Row, field, medium_path, read_json_lines
-from raypipe.records import MediumKind, MediumRef
+from raypipe.eval_root import SHOWN, Row, field, medium_path, read_json_lines
+from raypipe.records import MediumKind, MediumRef, Question
 
 Value = TypeVar("Value")
 SAME_RELEASE = "take both files from the same release"
@@ -33,6 +33,18 @@ class Asked:
     prompt: str
     bare: str
     medium: MediumRef
+
+    def question(
+        self,
+        benchmark: str,
+        reference: str,
+        category: str = "",
+        extra: dict[str, Any] | None = None,
+        tags: tuple[str, ...] = (),
+    ) -> Question:
+        """The question that this row asks, with its right answer."""
+        asked = self.row_id, self.medium, self.prompt, self.bare
+        return make_question(benchmark, *asked, reference, category, extra, tags)
 
 
 def read_asked(path: Path, images: str, suffix: str = "") -> Iterator[Asked]:
@@ -112,4 +124,5 @@ def plain(text: str) -> str:
 
 
 def _shown(key: Hashable) -> str:
-    return " on ".join(repr(part) for part in reversed(key)) if isinstance(key, tuple) else repr(key)
+    parts = reversed(key) if isinstance(key, tuple) else [key]
+    return " on ".join(repr(part)[:SHOWN] for part in parts)
