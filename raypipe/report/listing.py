@@ -85,8 +85,19 @@ def evaluation_text(result: Mapping[str, Any], out: str) -> str:
     lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
     if "media" in result:
         media = result["media"]
-        lines.append(f"frames of {media['prepared']} of {media['all']} media were taken from prepare runs")
+        taken = f"{count(media['prepared'])} of {count(media['all'])} media out of prepare runs"
+        lines.append(f"{'media':<16} {taken}, the others decoded")
+    if result.get("certificate"):
+        lines.append(f"{'certificate':<16} {certificate_text(result['certificate'])}")
     return "\n".join(lines)
+
+
+def certificate_text(certificate: Mapping[str, Any]) -> str:
+    """How many answers of the sample came out the same when they were made alone."""
+    failed = len(certificate["failed"])
+    more = f"; {count(failed)} could not be made again" if failed else ""
+    same = f"{count(certificate['equal'])} of {count(certificate['asked'])} answers"
+    return f"{same} are the same made one at a time{more}"
 
 
 def export_command(name: str, run: str) -> str:
