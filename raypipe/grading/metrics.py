@@ -207,11 +207,16 @@ def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
 
 
 def _mean_of(metrics: Sequence[Metric]) -> Metric:
+    first = metrics[0]
+    if all(m.proportion and np.array_equal(m.answered, first.answered) for m in metrics):
+        # The mean of the runs is then the proportion of each question's mean.
+        counts = np.mean([m.counts for m in metrics], axis=0)
+        return replace(first, counts=counts)
+
     def formula(sums: Floats) -> Floats:
         parts = np.split(sums, len(metrics), axis=-1)
         return np.nanmean([m.formula(part) for m, part in zip(metrics, parts, strict=True)], axis=0)
 
-    first = metrics[0]
     answered = np.logical_or.reduce([m.answered for m in metrics])
     counts = np.concatenate([m.counts * m.answered[:, None] for m in metrics], axis=1)
     return Metric(first.name, first.asked, answered, counts, formula, first.bounds)
