@@ -59,29 +59,34 @@ def eval_tree(root: str, folders: Iterable[str], *, publish: bool = False) -> It
         publish: what the block writes into the tree is put to the remote root at its end.
 
     Raises:
-        RequestError: nothing of these folders is below a remote root.
+        RequestError: nothing is at a remote root.
         ServiceError: the storage or this machine's disk refused.
     """
     if "://" not in root:
         yield Path(local(root))
         return
-    mirror, wanted = EvalMirror(root), sorted(set(folders))
-    if not mirror.refresh(wanted):
-        raise RequestError(
-            f"no such eval root: {root}", "none of the benchmarks' folders is there; check bucket and prefix"
-        )
-    tree = str(mirror.path)
-    known = _mirrors.setdefault(tree, mirror)
-    known.listings = mirror.listings
-    try:
+    wanted = sorted(set(folders))
+    mirror = open_mirror(root, wanted)
+    with mirror.named():
         yield mirror.path
         if publish:
             for folder in wanted:
                 mirror.publish(folder)
-    except RaypipeError as fault:
-        fault.message, fault.remedy = (t.replace(tree, mirror.root) for t in (fault.message, fault.remedy))
-        fault.args = (fault.message, *fault.args[1:])
-        raise
+
+
+def open_mirror(root: str, folders: Iterable[str]) -> EvalMirror:
+    """The local tree of a remote eval root, as these folders are now.
+
+    Raises:
+        RequestError: nothing is at the root at all.
+        ServiceError: the storage or this machine's disk refused.
+    """
+    mirror = EvalMirror(root)
+    if not mirror.refresh(folders) and not mirror.store.is_there():
+        raise RequestError(f"no such eval root: {root}", "nothing is there; check bucket and prefix")
+    known = _mirrors.setdefault(str(mirror.path), mirror)
+    known.listings |= mirror.listings
+    return known
 
 
 class EvalMirror:
@@ -94,6 +99,20 @@ class EvalMirror:
         self.path = Path(os.path.abspath(home / "tree"))
         self._home = home
         self.listings: dict[str, Listing] = {}
+
+    def said(self, text: str) -> str:
+        """A text with the root in place of the tree."""
+        return text.replace(str(self.path), self.root)
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors of the block name the root and not the tree."""
+        try:
+            yield
+        except RaypipeError as fault:
+            fault.message, fault.remedy = self.said(fault.message), self.said(fault.remedy)
+            fault.args = (fault.message, *fault.args[1:])
+            raise
 
     def refresh(self, folders: Iterable[str]) -> int:
         """Lists these folders and makes the tree agree; returns how many files are in them."""

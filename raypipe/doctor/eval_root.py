@@ -68,7 +68,7 @@ def check_eval_root(root: str, tell: Tell) -> dict[str, Any]:
         ``eval_root``; ``ok``, false if a benchmark is incomplete; and one row of ``benchmarks`` each.
 
     Raises:
-        RequestError: no such folder, or nothing of any benchmark at a remote root.
+        RequestError: no such folder, or nothing at a remote root.
     """
     if "://" in root:
         folders = {benchmarks.load(name).folder for name in benchmarks.names()}

@@ -12,7 +12,7 @@ from raypipe.evaluate.engine import Engine
 from raypipe.settings import EvaluateSettings
 
 if TYPE_CHECKING:
-    from raypipe.model.build import Card
+    from raypipe.model.cards import Card
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ def subject_of(settings: EvaluateSettings) -> Subject:
     Raises:
         RequestError: there is no such model.
     """
-    from raypipe.model.build import Card, folder_of, weights_fingerprint
+    from raypipe.model.describe import describe_model
 
-    card = Card.read(folder_of(settings.model))
-    return Subject(weights_fingerprint(settings.model, settings.model_base), card)
+    card, weights = describe_model(settings.model, settings.model_base)
+    return Subject(weights, card)
 
 
 def open_engine(settings: EvaluateSettings) -> Engine:

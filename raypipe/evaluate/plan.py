@@ -106,7 +106,12 @@ def make_plan(settings: EvaluateSettings) -> Plan:
     Raises:
         RequestError: an unknown benchmark, no model, no data, or damaged data.
     """
-    tree = open_tree(settings.eval_root)
+    tree = open_tree(settings.eval_root, lambda: {b.folder for b in named_benchmarks(settings)})
+    with tree.named():
+        return _plan_of(settings, tree)
+
+
+def _plan_of(settings: EvaluateSettings, tree: Tree) -> Plan:
     chosen, missing = choose_benchmarks(settings, tree)
     subject = subject_of(settings)
     units: list[Unit] = []
@@ -114,7 +119,7 @@ def make_plan(settings: EvaluateSettings) -> Plan:
         questions = benchmark.questions(tree.annotations)[: settings.limit]
         asking = asking_for(benchmark, settings, subject.weights, subject.card)
         if benchmark.unpack is not None:
-            tree.unpack(benchmark.unpack)  # before the media's sizes are looked at
+            tree.unpack(benchmark.unpack, benchmark.folder)  # before the media's sizes are looked at
         units += plan_units(
             benchmark.name, questions, asking, settings.media_per_unit, settings.questions_per_unit, tree
         )
@@ -128,6 +133,18 @@ def _UNIT() -> TypeAdapter[Unit]:
     return TypeAdapter(Unit)
 
 
+def named_benchmarks(settings: EvaluateSettings) -> list[benchmarks.Benchmark]:
+    """The benchmarks that are asked for, in the splits that are asked for, whether or not they have data.
+
+    Raises:
+        RequestError: an unknown name or split.
+    """
+    names = benchmarks.names() if settings.benchmarks == "all" else settings.benchmarks
+    for name, split in settings.splits.items():
+        benchmarks.load(name, split)
+    return [benchmarks.load(name, settings.splits.get(name)) for name in names]
+
+
 def choose_benchmarks(
     settings: EvaluateSettings, tree: Tree
 ) -> tuple[list[benchmarks.Benchmark], dict[str, str]]:
@@ -138,20 +155,16 @@ def choose_benchmarks(
     """
     root = settings.eval_root
     named = settings.benchmarks != "all"
-    names = list(settings.benchmarks) if named else benchmarks.names()
-    for name, split in settings.splits.items():
-        benchmarks.load(name, split)
     chosen, missing = [], {}
-    for name in names:
-        benchmark = benchmarks.load(name, settings.splits.get(name))
+    for benchmark in named_benchmarks(settings):
         lack = benchmark.missing_data(tree.annotations)
         if lack is None:
             chosen.append(benchmark)
         elif named:
             remedy = benchmark.source or f"fetch the benchmark's files into {root}"
-            raise RequestError(f"{name}: no such file: {lack}", remedy)
+            raise RequestError(f"{benchmark.name}: no such file: {lack}", remedy)
         else:
-            missing[name] = str(lack)
+            missing[benchmark.name] = tree.said(lack)
     if not chosen:
         raise RequestError(
             f"no benchmark has its data below {root}", "see docs/from_video_llava.md for the layout"

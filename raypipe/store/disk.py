@@ -83,6 +83,9 @@ class Disk:
             return None
         return (found.st_size, str(found.st_mtime_ns)) if stat.S_ISREG(found.st_mode) else None
 
+    def is_folder(self, path: str) -> bool:
+        return os.path.isdir(path)
+
     def states(self, root: str, top: str) -> Iterator[tuple[str, int, str]]:
         """Name, bytes and time of change of the files below ``top``."""
         for name in self.names(root, top):

@@ -151,6 +151,10 @@ class Store:
         found = self._files.states(self.root, self.path(folder) if folder else self.root)
         return {name: FileState(size, stamp) for name, size, stamp in sorted(found)}
 
+    def is_there(self) -> bool:
+        """Whether the root is a folder, or an address with anything below it."""
+        return bool(self._files.is_folder(self.root))
+
     def delete(self, name: str) -> None:
         """Removes a file; a name that is not there is fine."""
         with contextlib.suppress(FileNotFoundError):

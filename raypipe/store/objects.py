@@ -126,6 +126,9 @@ class Objects:
             return None
         return (int(found["size"] or 0), _stamp(found)) if found["type"] == "file" else None
 
+    def is_folder(self, path: str) -> bool:
+        return bool(self._tried("list", path, lambda: self._fs.exists(path)))
+
     def states(self, root: str, top: str) -> list[tuple[str, int, str]]:
         """Name, bytes and ETag or time of change of the objects below ``top``, from listings alone."""
         base = self._base(root)
