@@ -196,7 +196,8 @@ def all_right(table: GradedTable, group: NDArray[np.int64]) -> tuple[Floats, Mas
 def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
     """Metrics of several runs over the same questions as one each: the mean of their values.
 
-    The counts of the runs lie side by side, so that a resample of media takes the same media of every run.
+    Where the runs answer the same questions, a proportion stays one, of each question's mean. Else the
+    counts of the runs lie side by side, so that a resample of media takes the same media of every run.
 
     Args:
         runs: the metrics of each run, of tables with the same rows.

@@ -107,9 +107,8 @@ def test_labels_of_another_release_are_refused_and_not_scored(eval_root, tmp_pat
         (tmp_path / place).write_bytes((eval_root / place).read_bytes())
     labels = tmp_path / "pope/coco/coco_pope_random.json"
     rows = [json.loads(line) for line in labels.read_text().splitlines()]
-    more = [
-        {**row, "text": "Is there a newt in the image?"} for row in {r["image"]: r for r in rows}.values()
-    ]
+    first = {row["image"]: row for row in reversed(rows)}.values()
+    more = [{**row, "text": "Is there a newt in the image?"} for row in first]
     labels.write_text("\n".join(json.dumps(row) for row in [*rows, *more[:90]]))
     answers = eval_root / f"pope/answers/{MODEL}.jsonl"
     assert main(["score", "pope", "--eval-root", str(tmp_path), "--answers", str(answers), "--json"]) == 2
