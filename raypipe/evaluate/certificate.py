@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from raypipe.evaluate.engine import Reply, Shown, Way
 from raypipe.records import fingerprint
@@ -23,6 +23,7 @@ class Alone:
     gaps: tuple[float, ...]
 
 
+@runtime_checkable
 class CanAskAlone(Protocol):
     def alone(self, shown: Shown, prompt: str, way: Way) -> Alone: ...
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePosixPath
 
+from raypipe.evaluate.certificate import Certificate
 from raypipe.evaluate.plan import Plan
 from raypipe.evaluate.read import THUMBS
 from raypipe.evaluate.scores import ANSWERED, SCORES
-from raypipe.evaluate.work import PREDICTIONS, SPLITS
+from raypipe.evaluate.work import CERTIFICATES, PREDICTIONS, SPLITS
 from raypipe.records import (
     PREDICTION_SCHEMA,
     THUMBS_SCHEMA,
@@ -42,6 +44,7 @@ def held_units(run: Run, plan: Plan) -> set[str]:
         run.store.delete(SCORES)
         _remove(run, PREDICTIONS, held)
         _remove(run, THUMBS, held)
+        _remove(run, CERTIFICATES, held)
         _remove(run, SPLITS, wanted)
     return held
 
@@ -54,6 +57,8 @@ def commit(run: Run, plan: Plan, predictions: list[Prediction]) -> None:
         run.entry(n, Shard(run.store, n, THUMBS_SCHEMA).table().num_rows)
         for n in run.store.list(THUMBS, ".arrow")
     ]
+    files += [run.entry(n, 1) for n in run.store.list(CERTIFICATES, ".json")]
+    found = certificate_of(run)
     manifest = Manifest(
         kind="evaluate",
         files=files,
@@ -63,9 +68,20 @@ def commit(run: Run, plan: Plan, predictions: list[Prediction]) -> None:
             "quarantined": len(unanswered),
             "media": len({(u.benchmark, g.medium.path) for u in plan.units for g in u.groups if g.medium}),
         },
-        facts={"missing_benchmarks": dict(plan.missing), "weights": plan.weights},
+        facts={
+            "missing_benchmarks": dict(plan.missing),
+            "weights": plan.weights,
+            **({"certificate": found.row()} if found else {}),
+        },
     )
     run.commit(manifest, [_rejection(p) for p in unanswered])
+
+
+def certificate_of(run: Run) -> Certificate | None:
+    """What asking a sample again, one at a time, found; None where nothing was asked again."""
+    names = run.store.list(CERTIFICATES, ".json")
+    parts = [Certificate.of(json.loads(run.store.read(name))) for name in names]
+    return Certificate.together(parts) if parts else None
 
 
 def predictions_in(run: Run) -> list[Prediction]:

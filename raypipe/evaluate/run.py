@@ -9,7 +9,7 @@ from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.evaluate.attempts import forget
-from raypipe.evaluate.commit import commit, held_units, ledger_of, predictions_in
+from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, predictions_in
 from raypipe.evaluate.judging import Judging
 from raypipe.evaluate.plan import Plan, Unit, make_plan
 from raypipe.evaluate.progress import Tally
@@ -38,7 +38,8 @@ def evaluate(
         execute: what carries out the units; Ray Data unless said otherwise.
 
     Returns:
-        {"benchmarks": {name: [score, ...]}, "coverage": {name: {...}}, "missing_benchmarks": {name: path}}
+        {"benchmarks": {name: [score, ...]}, "coverage": {name: {...}}, "missing_benchmarks": {name: path}},
+        and "certificate": what asking a sample once more, one at a time, found
 
     Raises:
         RequestError: unknown benchmark, missing model or data, no key for the judge.
@@ -84,7 +85,14 @@ def evaluate(
         commit(run, plan, predictions)
         verdicts = judging.finish()
         judged = settings.judge is not None
-        summary = summarise(predictions, verdicts, plan.missing, judged=judged, splits=settings.splits)
+        summary = summarise(
+            predictions,
+            verdicts,
+            plan.missing,
+            judged=judged,
+            splits=settings.splits,
+            certificate=certificate_of(run),
+        )
         write_scores(run, summary)
         lease.finish()
     check_coverage(run, summary, settings.coverage_floor)
@@ -115,7 +123,9 @@ def judge_again(
         SETTINGS, (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     )
     missing = run.manifest["facts"]["missing_benchmarks"]
-    summary = summarise(predictions, verdicts, missing, judged=True, splits=splits)
+    summary = summarise(
+        predictions, verdicts, missing, judged=True, splits=splits, certificate=certificate_of(run)
+    )
     write_scores(run, summary)
     stored = body["settings"]["coverage_floor"]
     check_coverage(run, summary, stored if coverage_floor is None else coverage_floor)

@@ -10,6 +10,7 @@ from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.errors import BudgetError
+from raypipe.evaluate.certificate import Certificate
 from raypipe.records import Outcome, Prediction, Verdict
 from raypipe.store.run import Run
 
@@ -24,6 +25,7 @@ def summarise(
     *,
     judged: bool,
     splits: Mapping[str, str],
+    certificate: Certificate | None = None,
 ) -> dict[str, Any]:
     """Scores and coverage by benchmark; an answer without a verdict is missing, never zero.
 
@@ -59,7 +61,8 @@ def summarise(
             **({"split": benchmark.split} if benchmark.split else {}),
             "outcomes": _outcomes(items, verdicts),
         }
-    return {"benchmarks": scores, "coverage": coverage, "missing_benchmarks": dict(missing)}
+    certified = {"certificate": certificate.row()} if certificate else {}
+    return {"benchmarks": scores, "coverage": coverage, "missing_benchmarks": dict(missing), **certified}
 
 
 def write_scores(run: Run, summary: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from raypipe.evaluate.attempts import Attempt
+from raypipe.evaluate.certificate import CanAskAlone, Certificate, certify
 from raypipe.evaluate.engine import UNCUT, Engine, Reply, Shown, Split, Way
 from raypipe.evaluate.engines import open_engine
 from raypipe.evaluate.plan import Group, Unit, kind_of
@@ -26,7 +27,7 @@ from raypipe.settings import EvaluateSettings
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
 
-PREDICTIONS, SPLITS = "predictions", "splits"
+PREDICTIONS, SPLITS, CERTIFICATES = "predictions", "splits", "certificate"
 
 Media = Mapping[str, Medium | Rejection]
 
@@ -83,7 +84,9 @@ class Answerer:
                 predictions = self.answer(unit, media, cuts)
         return self._commit(unit, predictions)
 
-    def answer(self, unit: Unit, media: Media, cuts: Sequence[Split] = ()) -> list[Prediction]:
+    def answer(
+        self, unit: Unit, media: Media, cuts: Sequence[Split] = (), *, whole: bool = True
+    ) -> list[Prediction]:
         """Answers all questions of a unit together, in the batches that an earlier try had to cut."""
         done: list[Prediction] = []
         groups: list[Group] = []
@@ -93,7 +96,10 @@ class Answerer:
                 groups.append(group)
             else:
                 done += _unasked(unit, group, Outcome.MEDIUM_BAD, f"{bad.reason}: {bad.detail}")
-        replies = self._ask(unit, [_shown(group, media) for group in groups], cuts)
+        shown = [_shown(group, media) for group in groups]
+        replies = self._ask(unit, shown, cuts)
+        if whole:
+            self._certify(unit, groups, shown, replies)
         for group, mine in zip(groups, replies, strict=True):
             done += [_answered(unit, q, r) for q, r in zip(group.questions, mine, strict=True)]
         return done
@@ -109,6 +115,23 @@ class Answerer:
 
         return self._engine.answer(shown, way_of(unit), split=cuts[-1] if cuts else UNCUT, on_split=cut)
 
+    def _certify(
+        self, unit: Unit, groups: Sequence[Group], shown: Sequence[Shown], replies: Sequence[list[Reply]]
+    ) -> None:
+        """Asks the certificate's questions of a unit once more, alone, and keeps what comes of it."""
+        engine = self._engine
+        if not isinstance(engine, CanAskAlone):
+            return
+        ids = [[q.id for q in group.questions] for group in groups]
+        parts = [
+            certify(engine, one, way_of(unit), names, mine, self._certified)
+            for one, names, mine in zip(shown, ids, replies, strict=True)
+            if not self._certified.isdisjoint(names)
+        ]
+        if parts:
+            body = json.dumps(Certificate.together(parts).row(), sort_keys=True, ensure_ascii=False).encode()
+            self._store.put_new(f"{CERTIFICATES}/{unit.id}.json", body)
+
     def _cuts(self, unit: Unit) -> list[Split]:
         """What earlier tries at a unit had to cut, each with all that was cut before it."""
         names = self._store.list(f"{SPLITS}/{unit.id}", ".json")
@@ -123,7 +146,7 @@ class Answerer:
                 done += _unasked(unit, group, Outcome.FAILED, said)
             else:
                 attempt.begins(place)
-                done += self.answer(_part(unit, group), media)
+                done += self.answer(_part(unit, group), media, whole=False)
         attempt.begins(len(unit.groups))
         return done
 

@@ -83,7 +83,17 @@ def evaluation_text(result: Mapping[str, Any], out: str) -> str:
                 value += f" [{s['low']:.2f}, {s['high']:.2f}]"
             lines.append(f"{head} {s['metric']:<24} {value:<26} {counted}")
     lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
+    if result.get("certificate"):
+        lines.append(f"{'certificate':<16} {certificate_text(result['certificate'])}")
     return "\n".join(lines)
+
+
+def certificate_text(certificate: Mapping[str, Any]) -> str:
+    """How many answers of the sample came out the same when they were made alone."""
+    failed = len(certificate["failed"])
+    more = f"; {count(failed)} could not be made again" if failed else ""
+    same = f"{count(certificate['equal'])} of {count(certificate['asked'])} answers"
+    return f"{same} are the same made one at a time{more}"
 
 
 def export_command(name: str, run: str) -> str:

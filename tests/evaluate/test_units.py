@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from raypipe import benchmark as benchmarks
 from raypipe.errors import RequestError, ServiceError
 from raypipe.evaluate import attempts
+from raypipe.evaluate.certificate import Alone
+from raypipe.evaluate.commit import predictions_in
 from raypipe.evaluate.engine import UNCUT, Reply, Split
 from raypipe.evaluate.plan import asking_for, make_plan, plan_units
 from raypipe.evaluate.run import evaluate, in_process
@@ -20,8 +23,13 @@ from raypipe.evaluate.tree import open_tree
 from raypipe.evaluate.work import Answerer, Work
 from raypipe.model.build import Card
 from raypipe.records import Outcome
+from raypipe.report.listing import evaluation_text
+from raypipe.report.run import report_runs
+from raypipe.report.table import render
 from raypipe.settings import EvaluateSettings
 from raypipe.store.files import Store
+from raypipe.store.run import Run
+from raypipe.store.verify import verify
 from tests.support.eval_media import asking
 from tests.support.evaluated import Teller, answers_of, clip_root, committed, hooked, made_by, scores_of
 from tests.support.whole import differing
@@ -285,3 +293,45 @@ def test_reading_media_loads_no_model():
         "print([m for m in ('torch', 'transformers', 'ray') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
+
+
+def test_the_certificate_lists_what_differs(root, tiny_folder, tmp_path, monkeypatch, capsys):
+    class Rounding(Teller):
+        """Answers one question in another way when it is asked alone, and cannot answer another one."""
+
+        def alone(self, shown, prompt, way):
+            if "3 in c2" in prompt:
+                return Alone(Reply("another", 2), ())
+            if "4 in c2" in prompt:
+                return Alone(Reply("", 0, "no room"), ())
+            return super().alone(shown, prompt, way)
+
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda _: Rounding())
+    settings = settings_of(root, tiny_folder, tmp_path / "run", certificate=35)
+    summary = evaluate(settings, execute=in_process)
+    found = summary["certificate"]
+    assert (found["asked"], found["equal"], len(found["failed"])) == (34, 33, 1)
+    (difference,) = found["differences"]
+    answers = {p.question_id: p for p in predictions_in(Run.open(settings.out))}
+    assert difference["alone"] == "another"
+    assert difference["batched"] == answers[difference["question_id"]].text
+    assert "3 in c2" in answers[difference["question_id"]].prompt
+    assert json.loads(scores_of(tmp_path / "run"))["certificate"] == json.loads(json.dumps(found))
+    assert verify(settings.out).damage == []
+    said = "33 of 34 answers are the same made one at a time; 1 could not be made again"
+    assert said in evaluation_text(summary, settings.out)
+    report = report_runs([("it", settings.out)], out=str(tmp_path / "report"))
+    assert said in render(report)
+    page = (tmp_path / "report/report.html").read_text()
+    assert said in page
+    assert '<td class="text">another</td>' in page
+
+
+def test_without_a_certificate_nothing_is_asked_again(root, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda _: Teller())
+    monkeypatch.setattr(Teller, "alone", None)
+    settings = settings_of(root, tiny_folder, tmp_path / "run", certificate=0)
+    assert "certificate" not in evaluate(settings, execute=in_process)
+    report = report_runs([("it", settings.out)], out=str(tmp_path / "report"))
+    assert report["evaluations"][0]["certificate"] is None
+    assert "Certificate" not in (tmp_path / "report/report.html").read_text()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raypipe.evaluate.certificate import Alone
 from raypipe.evaluate.engine import UNCUT, Reply, Shown, Split, Way
 from raypipe.evaluate.on_ray import on_ray
 from raypipe.evaluate.plan import Unit
@@ -68,6 +69,9 @@ class Teller:
     ) -> list[list[Reply]]:
         time.sleep(self.slow_s * len(shown))
         return [[self._reply(one, prompt, way) for prompt in one.prompts] for one in shown]
+
+    def alone(self, shown: Shown, prompt: str, way: Way) -> Alone:
+        return Alone(self._reply(shown, prompt, way), ())
 
     def close(self) -> None:
         pass
