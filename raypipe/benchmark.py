@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RequestError, nearest
+from raypipe.grading.answers import UNREADABLE
 from raypipe.grading.metrics import (
     ANSWERED,
     Graded,
@@ -27,7 +28,7 @@ from raypipe.grading.metrics import (
     ungraded,
 )
 from raypipe.grading.rules import Rule
-from raypipe.records import MediumKind, MediumRef, Outcome, Prediction, Question, Score, fingerprint
+from raypipe.records import MediumKind, MediumRef, Outcome, Prediction, Question, Score, Verdict, fingerprint
 
 if TYPE_CHECKING:
     from raypipe.media.middle_frame import Written
@@ -38,10 +39,12 @@ __all__ = [
     "VIDEO_LLAVA",
     "Benchmark",
     "Graded",
+    "Judged",
     "Stored",
     "Upload",
     "VerdictReader",
     "grade",
+    "grade_answer",
     "graded_from_verdict",
     "load",
     "make_question",
@@ -50,6 +53,7 @@ __all__ = [
     "scores_of_runs",
     "splits",
     "ungraded",
+    "wants_judge",
     "without_suffix",
 ]
 
@@ -71,6 +75,8 @@ class Stored:
     extra: int = 0
 
 
+# Takes what was asked and the judge's verdict on the answer.
+Judged = Callable[[Prediction | Question, Verdict | None], Graded]
 # Takes the questions and the files (or folders); raises RequestError for what is damaged or does not fit.
 VerdictReader = Callable[[Sequence[Question], Sequence[Path]], Stored]
 # Takes eval root, questions, replies by question id and the place to write to; returns the files it wrote.
@@ -93,7 +99,9 @@ class Benchmark:
         measure: its metrics over graded questions, in percent (a judge's ``score`` in 0..5).
         primary: the metric a paper prints.
         rule: grades a reply against the reference; None if a judge is needed, or if the answers are secret.
-        rubric: the judge's rubric, by its name in ``grading.rubrics``; None if a rule grades.
+        rubric: the judge's rubric, by its name in ``grading.rubrics``; None if no judge is asked. With a rule
+            beside it, the judge is asked where the rule could not read a reply (see ``wants_judge``).
+        judged: makes a graded question of the judge's verdict on it, None where there is no verdict.
         verdicts: reads the verdicts that the reference's judge stores; None where no judge is needed.
         named_by_verdicts: the questions that stored verdicts name, for a tree without question files; media
             and references are then unknown and not compared.
@@ -104,6 +112,7 @@ class Benchmark:
         extract: takes the eval root and the folders by name, and writes media that are not had as files.
         split: which of several question sets this is; empty where there is one. See ``load``.
         source: where its data are to be had, for a person who has none of them.
+        size: how many questions the published set has; 0 where that is not known.
         max_new_tokens: the longest answer.
         pad: the reference pads images to a square (``protocol=reference`` only; corrected always pads).
         reference_template: the chat template the reference asks with.
@@ -121,6 +130,7 @@ class Benchmark:
     primary: str
     rule: Rule | None = None
     rubric: str | None = None
+    judged: Judged = graded_from_verdict
     verdicts: VerdictReader | None = None
     named_by_verdicts: Callable[[Sequence[Path]], list[Question]] | None = None
     upload: Upload | None = None
@@ -129,6 +139,7 @@ class Benchmark:
     extract: Callable[[Path, Mapping[str, Path]], Written] | None = None
     split: str = ""
     source: str = ""
+    size: int = 0
     max_new_tokens: int = 128
     pad: bool = True
     reference_template: str = "v1"
@@ -261,6 +272,22 @@ def grade(benchmark: Benchmark, item: Question | Prediction, text: str) -> Grade
     mark = benchmark.rule(item.reference, reply)
     outcome = Outcome.OK if reply else Outcome.EMPTY
     return replace(ungraded(item, outcome), value=mark.value, parsed=mark.parsed)
+
+
+def grade_answer(benchmark: Benchmark, prediction: Prediction, verdict: Verdict | None = None) -> Graded:
+    """What an answer is worth: by the rule, by the judge's verdict, or not known where there is neither."""
+    if benchmark.rule is None and benchmark.rubric is None:
+        return ungraded(prediction, prediction.outcome)
+    if benchmark.rule is None or (verdict is not None and wants_judge(benchmark, prediction)):
+        return benchmark.judged(prediction, verdict)
+    return grade(benchmark, prediction, prediction.text)
+
+
+def wants_judge(benchmark: Benchmark, prediction: Prediction) -> bool:
+    """Whether a judge is to be asked: there is an answer, a rubric, and no rule that can read it."""
+    if benchmark.rubric is None or prediction.outcome not in ANSWERED:
+        return False
+    return benchmark.rule is None or grade(benchmark, prediction, prediction.text).parsed == UNREADABLE
 
 
 def scores_of_runs(benchmark: Benchmark, runs: Sequence[Sequence[Graded]]) -> list[Score]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -138,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
-    signal.signal(signal.SIGTERM, _stop)
+    _listen()
     try:
         return _dispatch(argv)
     except RaypipeError as fault:
@@ -148,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         return fault.exit_code
     except KeyboardInterrupt:
         stopped = StoppedError(
-            "stopped; what was committed stays", "run the same command again, it continues"
+            "stopped; what was committed stays",
+            f"run the same command again, it continues: {shlex.join(['raypipe', *argv])}",
         )
         print("\n" + stopped.render(), file=sys.stderr)
         return stopped.exit_code
@@ -233,8 +235,20 @@ def _is_setting(item: str) -> bool:
     return bool(sep) and all(part.isidentifier() for part in name.split("."))
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+def _listen() -> None:
+    """Ctrl-C or SIGTERM ends the work in good order; a second one ends the process at once."""
+    heard = False
+
+    def stop(*_: object) -> None:
+        nonlocal heard
+        if heard:
+            os._exit(StoppedError.exit_code)
+        heard = True
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell says to what runs in the background
+            signal.signal(number, stop)
 
 
 if __name__ == "__main__":

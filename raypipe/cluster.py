@@ -86,8 +86,15 @@ def require(cpus: float, gpus: float, what: str) -> None:
         if wanted > have.get(name, 0) and not _autoscales():
             raise RequestError(
                 f"{what} needs {wanted:g} {name}s, the cluster has {have.get(name, 0):g}",
-                "lower workers.num or workers.cpus, or run on a larger cluster",
+                "lower the number of workers or actors, or what each takes, or run on a larger cluster",
             )
+
+
+def all_cpus() -> float | None:
+    """CPUs of the cluster; None where nodes may still be added."""
+    import ray
+
+    return None if _autoscales() else float(ray.cluster_resources().get("CPU", 0))
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def evaluate(request: Request) -> int:
     settings = load(EvaluateSettings, request.yaml(required=False), request.settings)
     with connected(quiet=True, dashboard=_dashboard()), Step("evaluate") as step:
         try:
-            result = run(settings, progress=step.count("questions"), judge_progress=step.count("verdicts"))
+            result = run(settings, progress=step.lines)
         except BudgetError as fault:
             _show_scores(fault.result, settings.out, request.json)
             raise
@@ -182,11 +182,13 @@ def compare(request: Request) -> int:
 
 
 def score(request: Request) -> int:
+    from raypipe.benchmark import load as load_benchmark
+    from raypipe.eval_mirror import eval_tree
     from raypipe.report.listing import score_text
     from raypipe.report.score import score_answers, score_verdicts
 
     options = ["eval_root", "answers", "verdicts", "split"]
-    root = local(request.need("eval_root"))
+    root = request.need("eval_root")
     verdicts = [s.partition("=")[2] for s in request.settings if s.startswith("verdicts=")]
     _, answers, split = (request.take(name) for name in ("verdicts", "answers", "split"))
     request.nothing_left("score", options)
@@ -195,34 +197,38 @@ def score(request: Request) -> int:
         raise RequestError("score which benchmark?", "raypipe benchmarks lists them")
     if (answers is None) == (not verdicts) or (more and not verdicts):
         raise RequestError("score takes --answers FILE or --verdicts FILE [FILE...]")
-    if answers is not None:
-        result = score_answers(name, root, local(answers), split)
-    else:
-        result = score_verdicts(name, root, [local(f) for f in (*verdicts, *more)], split)
+    with eval_tree(root, [load_benchmark(name, split).folder]) as tree:
+        if answers is not None:
+            result = score_answers(name, tree, local(answers), split)
+        else:
+            result = score_verdicts(name, tree, [local(f) for f in (*verdicts, *more)], split)
     show(result, score_text(result), request.json)
     return 0
 
 
 def export(request: Request) -> int:
+    from raypipe.benchmark import load as load_benchmark
+    from raypipe.eval_mirror import eval_tree
     from raypipe.report.export import export as run
     from raypipe.report.listing import export_text
 
     options = ["eval_root", "out", "answers", "run", "split", "format"]
     if len(request.words) != 1:
         raise RequestError("export which benchmark? give one name", "raypipe benchmarks lists them")
-    root, out = local(request.need("eval_root")), local(request.need("out"))
+    root, out = request.need("eval_root"), local(request.need("out"))
     answers, of_run, split = (request.take(name) for name in options[2:5])
     form = request.take("format", "upload") or ""
     request.nothing_left("export", options)
-    result = run(
-        request.words[0],
-        root,
-        out,
-        answers=local(answers) if answers else None,
-        run=local(of_run) if of_run else None,
-        split=split,
-        form=form,
-    )
+    with eval_tree(root, [load_benchmark(request.words[0], split).folder]) as tree:
+        result = run(
+            request.words[0],
+            tree,
+            out,
+            answers=local(answers) if answers else None,
+            run=local(of_run) if of_run else None,
+            split=split,
+            form=form,
+        )
     show(result, export_text(result), request.json)
     return 0
 
@@ -276,11 +282,12 @@ def doctor(request: Request) -> int:
 
 def unpack(request: Request) -> int:
     from raypipe import benchmark as benchmarks
+    from raypipe.eval_mirror import eval_tree
     from raypipe.report.listing import unpacked_text
 
     if len(request.words) != 1:
         raise RequestError("unpack which benchmark? give one name", "raypipe benchmarks lists them")
-    root, split = Path(local(request.need("eval_root"))), request.take("split")
+    root, split = request.need("eval_root"), request.take("split")
     chosen = benchmarks.load(request.words[0], split)
     given = {name: request.take(name) for name in chosen.media_sources}
     request.nothing_left("unpack", ["eval_root", "split", *chosen.media_sources])
@@ -290,11 +297,13 @@ def unpack(request: Request) -> int:
         if not folders:
             wanted = " ".join(f"{name}=DIR" for name in chosen.media_sources)
             raise RequestError(f"{chosen.name} is unpacked from videos, and none are named", f"give {wanted}")
-        made = chosen.extract(root, folders)
+        with eval_tree(root, [chosen.folder], publish=True) as tree:
+            made = chosen.extract(tree, folders)
         refused = {name: rejection.row() for name, rejection in made.refused.items()}
         result |= {"written": made.written, "present": made.present, "refused": refused}
     elif chosen.unpack is not None:
-        result["written"] = chosen.unpack(root)
+        with eval_tree(root, [chosen.folder], publish=True) as tree:
+            result["written"] = chosen.unpack(tree)
     else:
         raise RequestError(f"the media of {chosen.name} are files already", chosen.source)
     show(result, unpacked_text(result), request.json)

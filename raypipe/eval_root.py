@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from raypipe.errors import RequestError
+from raypipe.eval_mirror import fetched
 
 Row = dict[str, Any]
 
@@ -78,6 +79,34 @@ def read_json_rows(path: Path) -> list[Row]:
         if not isinstance(row, dict):
             raise RequestError(f"{path}, row {number}: not an object", FETCH_AGAIN)
     return rows
+
+
+def read_json_objects(path: Path) -> dict[str, Row]:
+    """The content of a JSON file that holds an object of objects, by id.
+
+    Raises:
+        RequestError: as ``read_json``, or something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise RequestError(f"{path} does not hold one object a question id", FETCH_AGAIN)
+    return content
+
+
+def read_json_list(path: Path, name: str) -> Iterator[tuple[str, Row]]:
+    """Where it stands, and each object of the list that a JSON file holds under a name.
+
+    Raises:
+        RequestError: as ``read_json``, or something else.
+    """
+    content = read_json(path)
+    entries = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise RequestError(f"{path} does not hold a list of {name}", FETCH_AGAIN)
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise RequestError(f"{path}, entry {number}: not an object", FETCH_AGAIN)
+        yield f"entry {number}", entry
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Row]]:
@@ -143,7 +172,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
     if "\0" in str(path):
         raise RequestError(f"{str(path)!r} is not a file's name")
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with os.fdopen(os.open(fetched(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError
             if file.peek(len(BOM)).startswith(BOM):

@@ -7,13 +7,23 @@ breaks if it stands in quotes. Whatever is wrong is refused with the file and th
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raypipe.errors import RequestError
+from raypipe.eval_mirror import fetched
 
 MAX_LINE = 64 << 20  # bytes of a line and characters of a cell: no picture is that large
 FETCH_AGAIN = "the file is damaged; fetch it again"
+INDEX = re.compile("[0-9]{1,9}")
+# What pandas reads as no value, and with it the reference; "nan" and "none" it adds in any case of letters.
+NO_VALUE = frozenset(
+    (
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"),
+        *("<NA>", "N/A", "NA", "n/a", "NULL", "null", "-NaN", "-nan"),
+    )
+)
 
 
 def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -23,7 +33,7 @@ def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
         RequestError: missing, no file, or a line that is too long or not UTF-8 text (with the line).
     """
     try:
-        with open(path, "rb") as file:
+        with open(fetched(path), "rb") as file:
             number = 0
             while line := file.readline(MAX_LINE + 1):
                 number += 1
@@ -68,6 +78,24 @@ def read_table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[st
         raise _damaged(path, begins, str(fault)) from None
     if not heading:
         raise _damaged(path, 1, "the file is empty")
+
+
+def read_indexed_table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, int, dict[str, str]]]:
+    """Where each row of a table begins, its ``index``, and its cells; a cell without a value is empty.
+
+    Raises:
+        RequestError: as ``read_table``, or an index that is no number.
+    """
+    for line, row in read_table(path, ("index", *needed)):
+        cells = {name: "" if is_no_value(cell) else cell for name, cell in row.items()}
+        if not INDEX.fullmatch(cells["index"]):
+            raise _damaged(path, line, f"the index is not a number: {cells['index'][:60]!r}")
+        yield f"line {line}", int(cells["index"]), cells
+
+
+def is_no_value(cell: str) -> bool:
+    """Whether a cell is empty, or says so, in the eyes of the reference."""
+    return cell in NO_VALUE or cell.lower() in ("nan", "none")
 
 
 def _checked(heading: list[str], needed: Sequence[str], path: Path) -> list[str]:

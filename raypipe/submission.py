@@ -21,8 +21,14 @@ def all_answered(questions: Sequence[Question], replies: Mapping[str, str]) -> l
     """The replies in the order of the questions, without white space around them.
 
     Raises:
-        RequestError: a question has none; a server would count it wrong without a word.
+        RequestError: a question has none.
     """
+    expect_all_answered(questions, replies)
+    return [replies[question.id].strip() for question in questions]
+
+
+def expect_all_answered(questions: Sequence[Question], replies: Mapping[str, str]) -> None:
+    """Raises RequestError if a question has no reply; a server would count it wrong without a word."""
     lost = [question for question in questions if question.id not in replies]
     if lost:
         raise RequestError(
@@ -30,7 +36,6 @@ def all_answered(questions: Sequence[Question], replies: Mapping[str, str]) -> l
             f"for example {lost[0].row_id!r}",
             "have them answered first: the server counts what is missing as wrong",
         )
-    return [replies[question.id].strip() for question in questions]
 
 
 def write_whole(file: Path, data: bytes) -> Path:

@@ -12,7 +12,7 @@ given on another question or answer than the benchmark's is refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from typing import Any
 
 from raypipe.benchmark import VIDEO_LLAVA, Benchmark, Graded, Stored, make_question, ungraded
 from raypipe.errors import RequestError
-from raypipe.eval_root import Row, field, medium_path, read_json, read_json_rows
+from raypipe.eval_root import field, medium_path, read_json_rows
 from raypipe.grading.answers import judged_correct, judged_score
 from raypipe.grading.metrics import GradedTable, Metric, accuracies, mean
 from raypipe.records import MediumKind, MediumRef, Outcome, Question
+from raypipe.stored_verdicts.by_question import differing, stored_verdicts, verdict_parts
 
 ROOT = "GPT_Zero_Shot_QA"
 # The reference's list in its order, then the two that the published TGIF data also needs.
@@ -34,13 +35,20 @@ GUIDE = "Video-LLaVA's guide (TRAIN_AND_VALIDATE.md, section Evaluation)"
 
 
 def video_qa(
-    name: str, title: str, folder: str, videos: str, published: Mapping[str, float], prefix: str = ""
+    name: str,
+    title: str,
+    folder: str,
+    videos: str,
+    size: int,
+    published: Mapping[str, float],
+    prefix: str = "",
 ) -> Benchmark:
     """One of the four.
 
     Args:
         folder: its folder below ``GPT_Zero_Shot_QA``.
         videos: the folder of the videos below that.
+        size: how many questions it has.
         published: Video-LLaVA-7B's accuracy (percent) and score (0..5).
         prefix: what a video's file name has before its ``video_name``.
     """
@@ -54,6 +62,7 @@ def video_qa(
         read=partial(read_questions, name=name, place=place, videos=f"{place}/{videos}", prefix=prefix),
         measure=measure,
         primary="accuracy",
+        size=size,
         rubric="video_qa",
         verdicts=read_verdicts,
         max_new_tokens=1024,
@@ -136,45 +145,6 @@ def read_verdicts(questions: Sequence[Question], files: Sequence[Path]) -> Store
         else:
             verdicts[question.id] = _graded(question, record, path)
     return Stored([verdicts], rows, extra)
-
-
-def stored_verdicts(files: Sequence[Path]) -> Iterator[tuple[Path, str, Any]]:
-    """File, question id and record of each verdict in ``results.json`` files or in folders of ``<id>.json``.
-
-    Raises:
-        RequestError: a damaged file, one that is not keyed by id, or a folder without a verdict.
-    """
-    for path in files:
-        if path.is_dir():
-            singles = sorted(path.glob("*.json"))
-            if not singles:
-                raise RequestError(
-                    f"no verdict in {path}", "the judge leaves one <question id>.json for each"
-                )
-            for single in singles:
-                yield single, single.name.removesuffix(".json"), read_json(single)
-            continue
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise RequestError(f"{path} does not hold verdicts by question id")
-        for row_id, record in content.items():
-            yield path, row_id, record
-
-
-def verdict_parts(record: Any) -> tuple[Row, Row]:
-    """The judge's own words and what it was asked; empty where a record has no such part."""
-    parts: list[Row] = [part for part in record if isinstance(part, dict)] if isinstance(record, list) else []
-    verdict, judged = (*parts, {}, {})[:2]
-    return verdict, judged
-
-
-def differing(judged: Row, **ours: str) -> str | None:
-    """The first field of what was judged that is there and differs, white space around it aside."""
-    for key, text in ours.items():
-        theirs = judged.get(key)
-        if theirs is not None and str(theirs).strip() != text.strip():
-            return key
-    return None
 
 
 def _graded(question: Question, record: Any, path: Path) -> Graded:

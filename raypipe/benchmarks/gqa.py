@@ -12,15 +12,15 @@ first two are 0 for test-dev, whose choices file is not public).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from raypipe.benchmark import ONE_WORD, VIDEO_LLAVA, Benchmark, make_question, without_suffix
+from raypipe.benchmark import ONE_WORD, VIDEO_LLAVA, Benchmark
 from raypipe.errors import RequestError
-from raypipe.eval_root import field, first_present, medium_path, read_json, read_json_lines
+from raypipe.eval_root import Row, field, first_present, read_json_objects
+from raypipe.formats.question_files import Truth, plain, read_asked
 from raypipe.grading.answers import short_answer
-from raypipe.grading.metrics import GradedTable, Metric, accuracies, by_facet, proportion
+from raypipe.grading.compositional import compositional_metrics, steps_counted
 from raypipe.grading.rules import ExactMatch
-from raypipe.records import MediumKind, MediumRef, Question
+from raypipe.records import MediumKind, Question
 
 NAME = "gqa"
 QUESTIONS = "gqa/llava_gqa_testdev_balanced.jsonl"
@@ -28,8 +28,6 @@ TRUTH = (
     "gqa/data/questions1.2/testdev_balanced_questions.json",
     "gqa/data/testdev_balanced_questions.json",
 )
-OPEN_TYPE = "query"
-NO_STEP = ("exist", "query: name", "choose name")  # what the official scorer does not count as a step
 
 
 def read_questions(eval_root: Path) -> list[Question]:
@@ -39,81 +37,39 @@ def read_questions(eval_root: Path) -> list[Question]:
         RequestError: a damaged row, or the two files do not hold the same questions.
     """
     path, truth_path = eval_root / QUESTIONS, first_present(eval_root, *TRUTH)
-    truth = _read_truth(truth_path)
-    asked = set()
+    truth: Truth[Row] = Truth(truth_path, "take testdev_balanced_questions.json of GQA questions1.2")
+    for row_id, entry in read_json_objects(truth_path).items():
+        if entry.get("isBalanced", True):
+            truth.add(row_id, entry, row_id)
     questions = []
-    for number, row in read_json_lines(path):
-        where = f"line {number}"
-        row_id, prompt, image = (field(row, name, path, where) for name in ("question_id", "text", "image"))
-        bare = without_suffix(prompt, ONE_WORD, path, where)
-        if row_id not in truth:
-            raise _disagreement(f"{path}, {where}: question {row_id} is not in {truth_path.name}")
-        entry, at = truth[row_id], f"question {row_id}"
-        wording, of_image = field(entry, "question", truth_path, at), field(entry, "imageId", truth_path, at)
-        if _plain(wording) != _plain(bare) or of_image != Path(image).stem:
-            raise _disagreement(
-                f"question {row_id} is {bare!r} on {image} in {path.name} "
-                f"and {wording!r} on {of_image} in {truth_path.name}"
+    for asked in read_asked(path, "gqa/data/images", ONE_WORD):
+        entry, at = truth.take(asked.row_id, f"{path}, {asked.where}"), f"question {asked.row_id}"
+        wording, image, answer = (field(entry, k, truth_path, at) for k in ("question", "imageId", "answer"))
+        if plain(wording) != plain(asked.bare) or image != Path(asked.image).stem:
+            raise truth.disagreement(
+                f"{at} is {asked.bare!r} on {asked.image} in {path.name} "
+                f"and {wording!r} on {image} in {truth_path.name}"
             )
-        asked.add(row_id)
-        medium = MediumRef(MediumKind.IMAGE, medium_path("gqa/data/images", image, path, where))
-        answer = field(entry, "answer", truth_path, at)
-        category = _structural_type(entry, truth_path, at)
-        tags = (*_tags(entry, truth_path, at), f"words={len(wording.split())}")
-        questions.append(make_question(NAME, row_id, medium, prompt, bare, answer, category, tags=tags))
-    unasked = truth.keys() - asked
-    if unasked:
-        raise _disagreement(
-            f"{truth_path} holds {len(unasked)} balanced questions that {path.name} does not ask, "
-            f"for example {min(unasked)}"
-        )
+        category, tags = _types(entry, truth_path, at)
+        tags = (*tags, f"words={len(wording.split())}")
+        questions.append(asked.question(NAME, answer, category, tags=tags))
+    truth.expect_all_taken(path)
     return questions
 
 
-def _read_truth(path: Path) -> dict[str, dict[str, Any]]:
-    """The balanced questions by id."""
-    entries = read_json(path)
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise RequestError(f"{path} does not hold one object a question id")
-    return {row_id: entry for row_id, entry in entries.items() if entry.get("isBalanced", True)}
-
-
-def _structural_type(entry: dict[str, Any], path: Path, where: str) -> str:
-    types = entry.get("types")
-    return field(types if isinstance(types, dict) else {}, "structural", path, where)
-
-
-def _tags(entry: dict[str, Any], path: Path, where: str) -> list[str]:
-    """Semantic type and number of steps, where they are given."""
-    tags = []
-    if "semantic" in entry["types"]:
-        tags.append(f"semantic={field(entry['types'], 'semantic', path, where)}")
+def _types(entry: Row, path: Path, where: str) -> tuple[str, tuple[str, ...]]:
+    """Structural type; semantic type and number of steps as tags, where they are given."""
+    types = entry.get("types") if isinstance(entry.get("types"), dict) else {}
+    structural, tags = field(types or {}, "structural", path, where), []
+    if types and "semantic" in types:
+        tags.append(f"semantic={field(types, 'semantic', path, where)}")
     if "semantic" in entry:
         steps = entry["semantic"]
         if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
             raise RequestError(f"{path}, {where}: 'semantic' is not a list of steps")
         told = (f"{field(step, 'operation', path, where)}: {step.get('argument')}" for step in steps)
-        tags.append(f"steps={sum(not any(part in text for part in NO_STEP) for text in told)}")
-    return tags
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
-
-
-def _disagreement(message: str) -> RequestError:
-    return RequestError(message, "take testdev_balanced_questions.json of GQA questions1.2")
-
-
-def measure(table: GradedTable) -> list[Metric]:
-    """``accuracy``, ``binary``, ``open``, and accuracy by structural and semantic type, steps and words."""
-    is_open = table.category == OPEN_TYPE
-    return [
-        *accuracies(table),
-        proportion("binary", table.value, ~is_open),
-        proportion("open", table.value, is_open),
-        *by_facet(table, "semantic", "steps", "words"),
-    ]
+        tags.append(f"steps={steps_counted(told)}")
+    return structural, tuple(tags)
 
 
 BENCHMARK = Benchmark(
@@ -124,8 +80,9 @@ BENCHMARK = Benchmark(
     files=(QUESTIONS, TRUTH),
     read=read_questions,
     rule=ExactMatch(short_answer),
-    measure=measure,
+    measure=compositional_metrics,
     primary="accuracy",
+    size=12_578,
     source=(
         "llava_gqa_testdev_balanced.jsonl is in LLaVA's eval.zip; questions1.2.zip and images.zip are on "
         "https://cs.stanford.edu/people/dorarad/gqa/download.html"

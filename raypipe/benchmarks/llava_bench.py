@@ -13,23 +13,24 @@ and counts as missing beside the number of those read, while the reference avera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from raypipe.benchmark import VIDEO_LLAVA, Benchmark, Stored, make_question, ungraded
+from raypipe.benchmark import VIDEO_LLAVA, Benchmark
 from raypipe.errors import RequestError
-from raypipe.eval_root import Row, field, medium_path, read_json_lines
-from raypipe.grading.metrics import Graded
-from raypipe.grading.reviews import BEST_MARK, as_marks, read_marks, review_metrics
-from raypipe.records import MediumKind, MediumRef, Outcome, Question
+from raypipe.eval_root import field, read_json_lines
+from raypipe.formats.question_files import Truth, read_asked
+from raypipe.grading.reviews import review_metrics
+from raypipe.records import MediumKind, Question
+from raypipe.stored_verdicts.reviews import questions_of_reviews, read_reviews
 
 NAME = "llava_bench"
 FOLDER = "llava-bench-in-the-wild"
 QUESTIONS, CONTEXT, REFERENCES = (
     f"{FOLDER}/{name}.jsonl" for name in ("questions", "context", "answers_gpt4")
 )
-REVIEW_PREFIX = "llava_bench_"
+SAME_RELEASE = f"take all of {FOLDER} from one release"
 
 
 def read_questions(eval_root: Path) -> list[Question]:
@@ -39,27 +40,26 @@ def read_questions(eval_root: Path) -> list[Question]:
         RequestError: a damaged row, an image without context, a question without reference answer, or
             reference answers to other questions.
     """
-    path, references_path = eval_root / QUESTIONS, eval_root / REFERENCES
-    contexts, references = _read_contexts(eval_root / CONTEXT), _by_question(references_path)
-    questions = []
-    for number, row in read_json_lines(path):
+    path, contexts = eval_root / QUESTIONS, _read_contexts(eval_root / CONTEXT)
+    references: Truth[tuple[str, Any, Any]] = Truth(
+        eval_root / REFERENCES, f"take all of {FOLDER} from one release"
+    )
+    for number, row in read_json_lines(references.path):
         where = f"line {number}"
-        row_id, text, image = (field(row, name, path, where) for name in ("question_id", "text", "image"))
-        at, reference = references.pop(row_id, ("", {}))
-        if not reference or reference.get("prompt", text) != text:
-            raise _disagreement(
-                f"{path}, {where}: {references_path.name} has no answer to {row_id}, {text!r}"
-            )
-        if image not in contexts:
-            raise _disagreement(f"{path}, {where}: {image} is not described in {CONTEXT}")
-        extra = {"context": contexts[image], "answer_id": reference.get("answer_id")}
-        medium = MediumRef(MediumKind.IMAGE, medium_path(f"{FOLDER}/images", image, path, where))
-        answer, category = field(reference, "text", references_path, at), field(row, "category", path, where)
-        questions.append(make_question(NAME, row_id, medium, text, text, answer, category, extra))
-    if references:
-        raise _disagreement(
-            f"{references_path} answers questions that {path.name} does not ask: {min(references)}"
-        )
+        row_id, answer = (field(row, name, references.path, where) for name in ("question_id", "text"))
+        references.add(row_id, (answer, row.get("prompt"), row.get("answer_id")), where)
+    questions = []
+    for asked in read_asked(path, f"{FOLDER}/images"):
+        at = f"{path}, {asked.where}"
+        answer, wording, answer_id = references.take(asked.row_id, at)
+        if wording not in (None, asked.bare):
+            raise references.disagreement(f"{at}: {references.path.name} has no answer to {asked.bare!r}")
+        if asked.image not in contexts:
+            raise references.disagreement(f"{at}: {asked.image} is not described in {CONTEXT}")
+        extra = {"context": contexts[asked.image], "answer_id": answer_id}
+        category = field(asked.row, "category", path, asked.where)
+        questions.append(asked.question(NAME, answer, category, extra))
+    references.expect_all_taken(path)
     return questions
 
 
@@ -76,82 +76,6 @@ def _read_contexts(path: Path) -> dict[str, str]:
     return contexts
 
 
-def _by_question(path: Path) -> dict[str, tuple[str, Row]]:
-    """Place and row by question id."""
-    rows: dict[str, tuple[str, Row]] = {}
-    for number, row in read_json_lines(path):
-        row_id = field(row, "question_id", path, f"line {number}")
-        if rows.setdefault(row_id, (f"line {number}", row))[1] != row:
-            raise RequestError(f"{path}, line {number}: another answer to {row_id} came before")
-    return rows
-
-
-def _disagreement(message: str) -> RequestError:
-    return RequestError(message, f"take all of {FOLDER} from one release")
-
-
-def named_by_reviews(files: Sequence[Path]) -> list[Question]:
-    """The questions of review files, by id and category: enough for scores, not for intervals by image."""
-    named: dict[str, Question] = {}
-    for path in files:
-        for number, row in read_json_lines(path):
-            where = f"line {number}"
-            row_id, category = (field(row, name, path, where) for name in ("question_id", "category"))
-            plain, extra = category.removeprefix(REVIEW_PREFIX), {"answer_id": row.get("answer1_id")}
-            named.setdefault(row_id, make_question(NAME, row_id, None, "", "", "", plain, extra))
-    return list(named.values())
-
-
-def read_verdicts(questions: Sequence[Question], files: Sequence[Path]) -> Stored:
-    """Review files as the reference writes them, each one run of the judge.
-
-    Rows are ``{"question_id", "category", "tuple": [reference, answer], "content", "answer1_id", ...}``. The
-    marks are in 0..10, the reference's above 0; other ones, and what is no pair, cannot be read.
-
-    Raises:
-        RequestError: a damaged row, one of another category or against another reference answer than the
-            question's, one whose ``content`` gives other marks, or a file without any review of a question.
-    """
-    by_row = {question.row_id: question for question in questions}
-    runs, rows, extra = [], 0, 0
-    for path in files:
-        run: dict[str, Graded] = {}
-        for number, row in read_json_lines(path):
-            rows += 1
-            question = by_row.get(field(row, "question_id", path, f"line {number}"))
-            if question is None:
-                extra += 1
-            else:
-                run[question.id] = _graded(question, row, path, f"line {number}")
-        if not run:
-            raise RequestError(f"{path} reviews no question of {NAME}", "reviews are joined by question_id")
-        runs.append(run)
-    return Stored(runs, rows, extra)
-
-
-def _graded(question: Question, row: Row, path: Path, where: str) -> Graded:
-    for name, ours in (
-        ("category", REVIEW_PREFIX + question.category),
-        ("answer1_id", question.extra["answer_id"]),
-    ):
-        if ours is not None and row.get(name, ours) != ours:
-            raise RequestError(
-                f"{path}, {where}: the review of {question.row_id} has the {name} {row[name]!r}, and the "
-                f"benchmark says {ours!r}",
-                "the reference joins by line; review the answers again",
-            )
-    if not isinstance(row.get("tuple"), list):
-        raise RequestError(f"{path}, {where}: field 'tuple' is missing or not a list")
-    marks, said = as_marks(row["tuple"]), read_marks(row.get("content"))
-    if marks and said and marks != said:
-        raise RequestError(f"{path}, {where}: the tuple is {list(marks)}, and the judge wrote {list(said)}")
-    unread = ungraded(question, Outcome.JUDGE_UNREADABLE)
-    if marks is None:
-        return unread
-    baseline, score = marks
-    return replace(unread, value=score / BEST_MARK, score=score, baseline=baseline, outcome=Outcome.OK)
-
-
 BENCHMARK = Benchmark(
     name=NAME,
     title="LLaVA-Bench (in the wild)",
@@ -161,8 +85,9 @@ BENCHMARK = Benchmark(
     read=read_questions,
     measure=review_metrics,
     primary="all",
-    verdicts=read_verdicts,
-    named_by_verdicts=named_by_reviews,
+    size=60,
+    verdicts=read_reviews,
+    named_by_verdicts=partial(questions_of_reviews, benchmark=NAME),
     source="The data set liuhaotian/llava-bench-in-the-wild on Hugging Face (questions, context, GPT-4's "
     f"answers and images); put its content into {FOLDER} of the eval root.",
     max_new_tokens=1024,

@@ -86,9 +86,7 @@ def _evaluate(root: Path) -> dict[str, dict[str, Any]]:
     with MatchingJudge() as judge:
         for label, settings in config.evaluations(root, judge.base_url).items():
             with Step(f"4/6 evaluate, 5/6 judge: {label}", every_s=5) as step:
-                summaries[label] = evaluate(
-                    settings, progress=step.count("questions"), judge_progress=step.count("verdicts")
-                )
+                summaries[label] = evaluate(settings, progress=step.lines)
     return summaries
 
 

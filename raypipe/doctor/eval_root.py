@@ -12,6 +12,7 @@ from typing import Any
 from raypipe import benchmark as benchmarks
 from raypipe.benchmark import Benchmark
 from raypipe.errors import RaypipeError, RequestError
+from raypipe.eval_mirror import eval_tree
 from raypipe.records import Question
 
 SHOWN = 3  # missing media that are named
@@ -60,18 +61,38 @@ def check_eval_root(root: str, tell: Tell) -> dict[str, Any]:
     """Checks the tree below ``root`` against every benchmark; nothing is written, no medium is opened.
 
     Args:
-        root: a local folder, laid out as the reference's ``eval``.
+        root: a local folder or an ``s3://`` address, laid out as the reference's ``eval``.
         tell: called with a line of progress.
 
     Returns:
         ``eval_root``; ``ok``, false if a benchmark is incomplete; and one row of ``benchmarks`` each.
 
     Raises:
-        RequestError: no such folder.
+        RequestError: no such folder, or nothing at a remote root.
     """
-    place = Path(root).expanduser().resolve()
-    if not place.is_dir():
-        raise RequestError(f"no such eval root: {root}", "name the folder laid out as the reference's eval/")
+    if "://" in root:
+        folders = {benchmarks.load(name).folder for name in benchmarks.names()}
+        with eval_tree(root, folders) as tree:
+            found = _check_all(tree, tell)
+            for report in found:
+                report.note = report.note.replace(str(tree), root)
+                report.remedy = report.remedy.replace(str(tree), root)
+    else:
+        tree = Path(root).expanduser().resolve()
+        if not tree.is_dir():
+            raise RequestError(
+                f"no such eval root: {root}", "name the folder laid out as the reference's eval/"
+            )
+        found = _check_all(tree, tell)
+    return {
+        "eval_root": root if "://" in root else str(tree),
+        "ok": all(r.state is not Presence.INCOMPLETE for r in found),
+        "benchmarks": [r.row() for r in found],
+    }
+
+
+def _check_all(place: Path, tell: Tell) -> list[BenchmarkReport]:
+    """One report a benchmark, and of one with several splits one for each that is there."""
     found: list[BenchmarkReport] = []
     for name in benchmarks.names():
         tell(name)
@@ -80,11 +101,7 @@ def check_eval_root(root: str, tell: Tell) -> dict[str, Any]:
         reports = [_check(b, place) for b in (default, *(benchmarks.load(name, s) for s in others))]
         there = [r for r in reports if r.state is not Presence.ABSENT]
         found += there or reports[:1]
-    return {
-        "eval_root": str(place),
-        "ok": all(r.state is not Presence.INCOMPLETE for r in found),
-        "benchmarks": [r.row() for r in found],
-    }
+    return found
 
 
 def _check(benchmark: Benchmark, root: Path) -> BenchmarkReport:

@@ -39,11 +39,16 @@ class Way:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, or why there is none; then ``text`` is "" and it is no answer."""
+    """An answer, or why there is none; then ``text`` is "" and it is no answer.
+
+    Attributes:
+        tokens: its ids, where the engine has them.
+    """
 
     text: str
     new_tokens: int
     failed: str = ""
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

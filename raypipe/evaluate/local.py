@@ -1,17 +1,32 @@
-"""The engine in this process: a model on the CPU or on one GPU."""
+"""The engine in this process: a model on the CPU or on one GPU.
+
+What is shared is made once: the vision features of a medium and the keys and values of the prefix that its
+questions have in common. Questions are answered in batches over them, also across media. A batch that does
+not fit, or that fails in another way, is cut in halves, down to one question.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 
+from raypipe.errors import ServiceError
+from raypipe.evaluate.batches import Cuts, Span, planned
+from raypipe.evaluate.certificate import Alone
 from raypipe.evaluate.engine import UNCUT, Reply, Shown, Split, Way
+from raypipe.evaluate.greedy import Row, greedy
+from raypipe.evaluate.prefix import Prefix, prefill, spliced
 from raypipe.model.build import DTYPES, LoadedModel, load_model
-from raypipe.model.splice import embed, features, whole
+from raypipe.model.splice import features, whole
 from raypipe.records import MediumKind
+from raypipe.text.chat import ChatEncoder, ChatError
+
+FAULTS = (RuntimeError, ValueError, IndexError, MemoryError)  # what a model or a device may say of a batch
+NO_MEMORY = ("not enough memory", "out of memory", "ALLOC_FAILED")
+SAID = 300  # characters of a reason
 
 
 def load_engine(model: str, base: str | None, precision: str, batch: int) -> LocalEngine:
@@ -23,23 +38,23 @@ def load_engine(model: str, base: str | None, precision: str, batch: int) -> Loc
     return LocalEngine(load_model(model, base, precision), precision, batch)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    prompt: str
-    kind: MediumKind | None
-    tokens: torch.Tensor | None  # [frames, tokens, width]
-
-
 class LocalEngine:
-    """Generation on this process's device."""
+    """Generation on this process's device.
+
+    Args:
+        precision: "fp32" or "bf16": of the weights. What a model keeps beside them, as the frequencies of its
+            positions, stays as exact as it is.
+        batch: the most questions at once.
+    """
 
     def __init__(self, loaded: LoadedModel, precision: str, batch: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[precision]
-        loaded.model.to(self.device, self.dtype).eval()
-        self._loaded, self._model, self._batch = loaded, whole(loaded.model), batch
+        loaded.model.to(self.device).eval()
+        for parameter in loaded.model.parameters():
+            parameter.data = parameter.data.to(self.dtype)
+        self.loaded, self.model, self._batch = loaded, whole(loaded.model), batch
 
-    @torch.inference_mode()
     def answer(
         self,
         shown: Sequence[Shown],
@@ -48,65 +63,241 @@ class LocalEngine:
         split: Split = UNCUT,
         on_split: Callable[[Split], None] | None = None,
     ) -> list[list[Reply]]:
-        made: list[list[Reply]] = []
-        for one in shown:
-            try:
-                tokens = self._look(one.frames, one.kind, way.aspect) if one.kind else None
-                asked = [_Asked(p, one.kind, tokens) for p in one.prompts]
-                made.append(self._answer(asked, way.template, way.max_new_tokens))
-            except (RuntimeError, ValueError) as fault:
-                made.append([Reply("", 0, str(fault)[:300] or type(fault).__name__) for _ in one.prompts])
-        return made
+        with torch.inference_mode():
+            return _Call(self, shown, way, Cuts(split, self._batch, on_split)).answered()
+
+    def alone(self, shown: Shown, prompt: str, way: Way) -> Alone:
+        """The answer to one question at batch size one: its full prompt in transformers' own ``generate``."""
+        try:
+            with torch.inference_mode():
+                return self._alone(shown, prompt, way)
+        except (*FAULTS, OSError) as fault:
+            return Alone(Reply("", 0, _said(fault)), ())
 
     def close(self) -> None:
-        pass
+        """Lets go of the model; the engine answers nothing after it."""
+        del self.loaded, self.model
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def _look(self, frames: Sequence[bytes], kind: MediumKind, aspect: str) -> torch.Tensor:
-        expected = self._loaded.family.frames(self._model.config) if kind is MediumKind.VIDEO else 1
+    def pixels(self, frames: Sequence[bytes], kind: MediumKind, aspect: str) -> torch.Tensor:
+        """Pixels [N, 3, side, side] of one medium.
+
+        Raises:
+            ValueError: another number of frames than the model takes.
+        """
+        expected = self.loaded.family.frames(self.model.config) if kind is MediumKind.VIDEO else 1
         if len(frames) != expected:
             raise ValueError(f"{len(frames)} frames for a model that takes {expected}")
-        look = self._loaded.look(aspect)
-        pixels = look.pixels(look.frames(frames, kind), self.dtype, self.device)
-        return features(self._model, self._loaded.family, kind, pixels)
+        look = self.loaded.look(aspect)
+        return look.pixels(look.frames(frames, kind), self.dtype, self.device)
 
-    def _answer(self, asked: Sequence[_Asked], template: str, max_new_tokens: int) -> list[Reply]:
-        chat = self._loaded.chat(template)
-        ids = [chat.prompt(a.prompt, (a.kind,) if a.kind else ()) for a in asked]
-        replies: list[Reply | None] = [None] * len(asked)
-        by_length = sorted(range(len(asked)), key=lambda i: (len(ids[i]), i))
-        for start in range(0, len(asked), self._batch):
-            chosen = by_length[start : start + self._batch]
-            generated = self._generate([asked[i] for i in chosen], [ids[i] for i in chosen], max_new_tokens)
-            for place, tokens in zip(chosen, generated, strict=True):
-                replies[place] = Reply(chat.decode(tokens), len(tokens))
-        return [r for r in replies if r is not None]
+    def visual(self, kind: MediumKind, pixels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Visual tokens [tokens, width] of some media of one kind, encoded together."""
+        made = features(self.model, self.loaded.family, kind, torch.cat(list(pixels)))
+        return list(made.reshape(len(pixels), -1, made.shape[-1]))
 
-    def _generate(self, asked: list[_Asked], ids: list[tuple[int, ...]], limit: int) -> list[list[int]]:
-        length = max(len(i) for i in ids)
-        ids_BL = torch.zeros(len(ids), length, dtype=torch.long)
-        mask_BL = torch.zeros_like(ids_BL)
-        for row, tokens in enumerate(ids):  # padded on the left, so that all answers start together
-            ids_BL[row, length - len(tokens) :] = torch.tensor(tokens)
-            mask_BL[row, length - len(tokens) :] = 1
-        ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
-        visual: dict[MediumKind, torch.Tensor] = {}
-        for kind in MediumKind:
-            parts = [a.tokens for a in asked if a.kind is kind and a.tokens is not None]
-            if parts:
-                visual[kind] = torch.cat(parts)
-        config: Any = self._model.config.text_config
-        end = config.eos_token_id
-        out = self._model.generate(
-            inputs_embeds=embed(self._model, self._loaded.family, ids_BL, visual),
-            attention_mask=mask_BL,
-            max_new_tokens=limit,
+    def _alone(self, shown: Shown, prompt: str, way: Way) -> Alone:
+        chat, kind, visual = self.loaded.chat(way.template), shown.kind, None
+        ids = chat.prompt(prompt, (kind,) if kind else ())
+        if kind:
+            (visual,) = self.visual(kind, [self.pixels(shown.frames, kind, way.aspect)])
+        embeds_LD, _ = spliced(self.model, self.loaded.family, ids, kind, visual)
+        ends = self.ends(chat)
+        out = self.model.generate(
+            inputs_embeds=embeds_LD[None],
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device),
+            max_new_tokens=way.max_new_tokens,
             do_sample=False,
             num_beams=1,
-            eos_token_id=end,
-            pad_token_id=config.pad_token_id or 0,
+            repetition_penalty=1.0,
+            eos_token_id=sorted(ends),
+            pad_token_id=min(ends),
+            return_dict_in_generate=True,
+            output_logits=True,
         )
-        return [_until(row.tolist(), end) for row in out]
+        made = out.sequences[0].tolist()
+        tokens = tuple(made[:-1] if made[-1] in ends else made)
+        best = torch.cat(out.logits).float().topk(2).values
+        gaps = tuple((best[:, 0] - best[:, 1]).tolist())
+        return Alone(Reply(chat.decode(tokens), len(tokens), "", tokens), gaps)
+
+    def ends(self, chat: ChatEncoder) -> frozenset[int]:
+        """The ids that end an answer: those of the generation config, and the template's own."""
+        named = self.model.generation_config.eos_token_id
+        if named is None:
+            named = self.model.config.text_config.eos_token_id
+        ids = named if isinstance(named, (list, tuple)) else [named]
+        closing = chat.template.closing
+        own = self.loaded.tokenizer.token_to_id(closing) if closing in chat.template.tokens else None
+        return frozenset(i for i in (*ids, own) if i is not None)
 
 
-def _until(tokens: list[int], end: int) -> list[int]:
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+@dataclass(frozen=True)
+class _Fault:
+    said: str
+    memory: bool
+
+
+class _Crowded(MemoryError):
+    """A medium that does not fit beside the others of a batch."""
+
+
+class _Call:
+    """One call of ``answer``."""
+
+    def __init__(self, engine: LocalEngine, shown: Sequence[Shown], way: Way, cuts: Cuts) -> None:
+        self._engine, self._shown, self._way, self._cuts = engine, shown, way, cuts
+        self._chat = engine.loaded.chat(way.template)
+        self._ends = engine.ends(self._chat)
+        self._replies: list[list[Reply | None]] = [[None] * len(s.prompts) for s in shown]
+        self._plan = planned([self._encoded(number, one) for number, one in enumerate(shown)])
+        self._held: dict[int, Prefix] = {}
+        self._lost: dict[int, str] = {}  # media that cannot be shown, and why
+
+    def answered(self) -> list[list[Reply]]:
+        todo = self._plan.batches(self._cuts.split)[::-1]
+        while todo:
+            begin, end = todo.pop()
+            wanted = self._plan.media_of((begin, end))
+            self._keep(range(wanted[0], len(self._plan.media)))  # those before it have no questions left
+            fault = self._tried(partial(self._ask, (begin, end)))
+            if fault is None:
+                continue
+            if end - begin == 1:
+                self._fail(begin, fault.said)
+                continue
+            if fault.memory:
+                self._keep(wanted)
+            middle = (begin + end) // 2
+            self._cuts.questions(middle)
+            todo += [(middle, end), (begin, middle)]
+        return [[r for r in replies if r is not None] for replies in self._replies]
+
+    def _encoded(self, number: int, one: Shown) -> list[tuple[int, ...] | None]:
+        """Ids of each prompt; None, and a reply that says why, for one that cannot be asked."""
+        made: list[tuple[int, ...] | None] = []
+        for place, prompt in enumerate(one.prompts):
+            try:
+                made.append(self._chat.prompt(prompt, (one.kind,) if one.kind else ()))
+            except ChatError as fault:
+                made.append(None)
+                self._replies[number][place] = Reply("", 0, _said(fault))
+        return made
+
+    def _ask(self, span: Span) -> None:
+        """Answers the questions of a span together, as far as their media can be shown."""
+        self._ready(self._plan.media_of(span))
+        places, rows = [], []
+        for place in range(*span):
+            asked = self._plan.asked[place]
+            if asked.medium in self._lost:
+                self._fail(place, self._lost[asked.medium])
+                continue
+            kind = self._shown[self._plan.media[asked.medium].place].kind
+            places.append(place)
+            rows.append(Row(asked.ids, kind, self._held[asked.medium]))
+        if not rows:
+            return
+        engine = self._engine
+        made = greedy(engine.model, engine.loaded.family, rows, self._ends, self._way.max_new_tokens)
+        for place, tokens in zip(places, made, strict=True):
+            self._put(place, Reply(self._chat.decode(tokens), len(tokens), "", tuple(tokens)))
+
+    def _ready(self, wanted: range) -> None:
+        """Sees to it that the prefixes of some media are there; each group of media is made as a whole."""
+        for group in self._plan.groups(self._cuts.split):
+            if any(n in wanted and n not in self._held and n not in self._lost for n in range(*group)):
+                self._make(group, wanted)
+
+    def _make(self, group: Span, wanted: range) -> None:
+        begin, end = group
+        fault = self._tried(partial(self._prefixes, begin, end, wanted))
+        if fault is None:
+            return
+        if end - begin > 1:
+            middle = (begin + end) // 2
+            self._cuts.media(middle)
+            self._make((begin, middle), wanted)
+            self._make((middle, end), wanted)
+        elif fault.memory and len(wanted) > 1:
+            raise _Crowded(fault.said)  # a smaller batch has fewer media beside it
+        elif fault.memory and self._held:
+            self._held.clear()
+            self._make(group, wanted)
+        else:
+            self._lost[begin] = fault.said
+
+    def _prefixes(self, begin: int, end: int, wanted: range) -> None:
+        """Makes the prefixes of the media from ``begin`` to ``end`` and keeps those with questions left."""
+        engine = self._engine
+        pixels = {n: p for n in range(begin, end) if (p := self._pixels(n)) is not None}
+        shown = [n for n in range(begin, end) if n not in self._lost]
+        visual: dict[int, torch.Tensor] = {}
+        for kind in MediumKind:
+            mine = [n for n in pixels if self._shown_at(n).kind is kind]
+            if mine:
+                made = engine.visual(kind, [pixels[n] for n in mine])
+                visual |= dict(zip(mine, made, strict=True))
+        if not shown:
+            return
+        media = [self._plan.media[n] for n in shown]
+        kinds, tokens = [self._shown_at(n).kind for n in shown], [visual.get(n) for n in shown]
+        prefixes = prefill(engine.model, engine.loaded.family, [m.shared for m in media], kinds, tokens)
+        self._held |= {n: p for n, p in zip(shown, prefixes, strict=True) if n >= wanted[0]}
+
+    def _pixels(self, number: int) -> torch.Tensor | None:
+        """Pixels of a medium; None without one, or where its frames are no good, which is noted."""
+        one = self._shown_at(number)
+        if one.kind is None or number in self._lost:
+            return None
+        try:
+            return self._engine.pixels(one.frames, one.kind, self._way.aspect)
+        except (ValueError, OSError) as fault:
+            self._lost[number] = _said(fault)
+            return None
+
+    def _tried(self, work: Callable[[], None]) -> _Fault | None:
+        """Does it, and says what went wrong; by then whatever was made for it is let go."""
+        try:
+            work()
+            return None
+        except FAULTS as raised:
+            fault = _Fault(_said(raised), _is_memory(raised))
+        if self._engine.device.type == "cuda":
+            self._look_after(fault)
+        return fault
+
+    def _look_after(self, fault: _Fault) -> None:
+        if fault.memory:
+            torch.cuda.empty_cache()
+            return
+        try:
+            torch.cuda.synchronize()
+        except (
+            RuntimeError
+        ) as gone:  # of some faults a process does not recover: nothing more would be answered
+            raise ServiceError(f"the GPU is lost: {fault.said}", "run the same command again") from gone
+
+    def _shown_at(self, number: int) -> Shown:
+        return self._shown[self._plan.media[number].place]
+
+    def _keep(self, media: range) -> None:
+        self._held = {n: prefix for n, prefix in self._held.items() if n in media}
+
+    def _fail(self, place: int, said: str) -> None:
+        self._put(place, Reply("", 0, said))
+
+    def _put(self, place: int, reply: Reply) -> None:
+        asked = self._plan.asked[place]
+        self._replies[self._plan.media[asked.medium].place][asked.place] = reply
+
+
+def _said(fault: BaseException) -> str:
+    return (str(fault).strip() or type(fault).__name__)[:SAID]
+
+
+def _is_memory(fault: BaseException) -> bool:
+    if isinstance(fault, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(fault) for words in NO_MEMORY)

@@ -1,21 +1,25 @@
 """The plan of an evaluation: questions grouped by medium, in units with names made from content.
 
 A unit is answered and committed whole. Its name holds the weights, the template, the sampling and
-the prompts, so that another checkpoint or another wording never meets old answers.
+the prompts, so that another checkpoint or another wording never meets old answers. Units are the same
+whatever carries them out, so that a run may go on with another number of workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from raypipe import benchmark as benchmarks
 from raypipe.errors import RequestError
+from raypipe.evaluate.engines import subject_of
+from raypipe.evaluate.prepared import check_prepared
+from raypipe.evaluate.tree import Tree, open_tree
 from raypipe.records import MediumKind, MediumRef, Question, fingerprint
 from raypipe.settings import EvaluateSettings, Rendition, Sampling
 
@@ -74,38 +78,96 @@ class Unit:
     def count(self) -> int:
         return sum(len(g.questions) for g in self.groups)
 
+    @property
+    def media(self) -> int:
+        return sum(1 for g in self.groups if g.medium)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation does: its units, those with open answers first, so that judging starts early.
+
+    Attributes:
+        missing: benchmarks without data, with the file that is not there.
+        rubrics: how a benchmark's answers are judged; None: not by a judge.
+        certified: the questions to be asked once more, one at a time.
+    """
+
+    units: tuple[Unit, ...]
+    missing: Mapping[str, str]
+    rubrics: Mapping[str, str | None]
+    weights: str
+    certified: frozenset[str]
+    tree: Tree
+
+
+def make_plan(settings: EvaluateSettings) -> Plan:
+    """Plans an evaluation. Writes nothing, but for media that lie inside a benchmark's annotations.
+
+    Raises:
+        RequestError: an unknown benchmark, no model, no data, or damaged data.
+    """
+    tree = open_tree(settings.eval_root, lambda: {b.folder for b in named_benchmarks(settings)})
+    with tree.named():
+        return _plan_of(settings, tree)
+
+
+def _plan_of(settings: EvaluateSettings, tree: Tree) -> Plan:
+    chosen, missing = choose_benchmarks(settings, tree)
+    subject = subject_of(settings)
+    shown = (settings.sampling or subject.card.sampling, settings.rendition or subject.card.rendition)
+    check_prepared(settings.prepared, *shown)
+    units: list[Unit] = []
+    for benchmark in sorted(chosen, key=lambda b: (b.rubric is None, b.name)):
+        questions = benchmark.questions(tree.annotations)[: settings.limit]
+        asking = asking_for(benchmark, settings, subject.weights, subject.card)
+        if benchmark.unpack is not None:
+            tree.unpack(benchmark.unpack, benchmark.folder)  # before the media's sizes are looked at
+        units += plan_units(
+            benchmark.name, questions, asking, settings.media_per_unit, settings.questions_per_unit, tree
+        )
+    rubrics = {b.name: b.rubric for b in chosen}
+    chosen_questions = frozenset(_sample(units, settings.certificate))
+    return Plan(tuple(units), missing, rubrics, subject.weights, chosen_questions, tree)
+
 
 @cache
 def _UNIT() -> TypeAdapter[Unit]:
     return TypeAdapter(Unit)
 
 
-def choose_benchmarks(settings: EvaluateSettings) -> tuple[list[benchmarks.Benchmark], dict[str, str]]:
+def named_benchmarks(settings: EvaluateSettings) -> list[benchmarks.Benchmark]:
+    """The benchmarks that are asked for, in the splits that are asked for, whether or not they have data.
+
+    Raises:
+        RequestError: an unknown name or split.
+    """
+    names = benchmarks.names() if settings.benchmarks == "all" else settings.benchmarks
+    for name, split in settings.splits.items():
+        benchmarks.load(name, split)
+    return [benchmarks.load(name, settings.splits.get(name)) for name in names]
+
+
+def choose_benchmarks(
+    settings: EvaluateSettings, tree: Tree
+) -> tuple[list[benchmarks.Benchmark], dict[str, str]]:
     """The benchmarks to run, and, for ``all``, those whose data is missing with the missing path.
 
     Raises:
         RequestError: an unknown name or split, a named benchmark without data, or no data at all.
     """
-    root = Path(settings.eval_root)
-    if not root.is_dir():
-        raise RequestError(
-            f"no such eval root: {root}", "set eval_root=... to the folder laid out as the reference's eval/"
-        )
+    root = settings.eval_root
     named = settings.benchmarks != "all"
-    names = list(settings.benchmarks) if named else benchmarks.names()
-    for name, split in settings.splits.items():
-        benchmarks.load(name, split)
     chosen, missing = [], {}
-    for name in names:
-        benchmark = benchmarks.load(name, settings.splits.get(name))
-        lack = benchmark.missing_data(root)
+    for benchmark in named_benchmarks(settings):
+        lack = benchmark.missing_data(tree.annotations)
         if lack is None:
             chosen.append(benchmark)
         elif named:
             remedy = benchmark.source or f"fetch the benchmark's files into {root}"
-            raise RequestError(f"{name}: no such file: {lack}", remedy)
+            raise RequestError(f"{benchmark.name}: no such file: {lack}", remedy)
         else:
-            missing[name] = str(lack)
+            missing[benchmark.name] = tree.said(lack)
     if not chosen:
         raise RequestError(
             f"no benchmark has its data below {root}", "see docs/from_video_llava.md for the layout"
@@ -132,12 +194,17 @@ def asking_for(
 
 
 def plan_units(
-    benchmark: str, questions: Sequence[Question], asking: Asking, media_per_unit: int, root: Path
+    benchmark: str,
+    questions: Sequence[Question],
+    asking: Asking,
+    media_per_unit: int,
+    questions_per_unit: int,
+    tree: Tree,
 ) -> list[Unit]:
     """Groups questions by medium, and media into units, in an order that does not depend on the file's.
 
-    A unit's name holds the sizes of its media below ``root``, so that a file that was missing or cut short
-    is asked about again once it is repaired.
+    A unit's name holds the sizes of its media, so that a file that was missing or cut short is asked about
+    again once it is repaired. A medium with more questions than a unit takes has units of its own.
     """
     by_medium: dict[str, list[Question]] = {}
     for question in questions:
@@ -146,21 +213,41 @@ def plan_units(
         Group(asked[0].medium, tuple(sorted(asked, key=lambda q: q.id)))
         for _, asked in sorted(by_medium.items(), key=lambda item: fingerprint(item[0]))
     ]
+    sizes = tree.sizes([g.medium.path for g in groups if g.medium])
     how = asking.name()
     units = []
-    for start in range(0, len(groups), media_per_unit):
-        part = tuple(groups[start : start + media_per_unit])
+    for part in _parts(groups, media_per_unit, questions_per_unit):
         ids = [q.id for g in part for q in g.questions]
-        sizes = [_size(root / g.medium.path) if g.medium else 0 for g in part]
-        units.append(Unit(fingerprint(benchmark, how, ids, sizes), benchmark, asking, part))
+        measured = [sizes[g.medium.path] if g.medium else 0 for g in part]
+        units.append(Unit(fingerprint(benchmark, how, ids, measured), benchmark, asking, part))
     return units
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except (OSError, ValueError):
-        return -1  # missing, or no path at all: the decoder says which
+def _parts(groups: Sequence[Group], media: int, questions: int) -> Iterator[tuple[Group, ...]]:
+    """Media in parts of at most so many, and of at most so many questions each."""
+    part: list[Group] = []
+    for group in groups:
+        count = len(group.questions)
+        if part and (len(part) == media or sum(len(g.questions) for g in part) + count > questions):
+            yield tuple(part)
+            part = []
+        for start in range(0, count, questions):
+            part.append(Group(group.medium, group.questions[start : start + questions]))
+            if count > questions:
+                yield tuple(part)
+                part = []
+    if part:
+        yield tuple(part)
+
+
+def _sample(units: Sequence[Unit], count: int) -> Collection[str]:
+    """The ids of so many questions, by their content, taken from the benchmarks in turn."""
+    by_benchmark: dict[str, list[str]] = {}
+    for unit in units:
+        ids = [q.id for g in unit.groups for q in g.questions]
+        by_benchmark.setdefault(unit.benchmark, []).extend(ids)
+    ordered = [sorted(ids, key=lambda i: fingerprint("certificate", i)) for ids in by_benchmark.values()]
+    return [i for row in zip_longest(*ordered) for i in row if i is not None][:count]
 
 
 def kind_of(group: Group) -> MediumKind | None:

@@ -5,46 +5,123 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
+from raypipe.evaluate.attempts import Attempt
 from raypipe.evaluate.plan import Unit
+from raypipe.evaluate.prepared import PreparedFrames
 from raypipe.media.decode import DecodeRequest
-from raypipe.media.sandbox import Sandbox
-from raypipe.records import MEDIA_SCHEMA, Medium, MediumKind, Rejection, media_of, rejections_of, to_table
+from raypipe.media.sandbox import Sandbox, shared_sandbox
+from raypipe.records import (
+    MEDIA_SCHEMA,
+    THUMBS_SCHEMA,
+    Medium,
+    MediumKind,
+    MediumRef,
+    Reason,
+    Rejection,
+    media_of,
+    rejections_of,
+    to_table,
+)
 from raypipe.settings import DecodeLimits
+from raypipe.store.files import Store
 from raypipe.store.shards import encode
 
+THUMBS = "thumbs"
 THUMB_PX = 96
+PREPARED = "raypipe.prepared"  # in a thumbs file: how many of its media came out of a prepare run
 
 
-def read_media(unit: Unit, root: str, limits: DecodeLimits) -> dict[str, Medium | Rejection]:
-    """Every medium of a unit by its path below the eval root, or the reason why it cannot be shown."""
-    out: dict[str, Medium | Rejection] = {}
-    with Sandbox(limits) as sandbox:
-        for group in unit.groups:
-            if group.medium is None:
-                continue
-            request = DecodeRequest(
-                key=group.medium.path,
-                kind=group.medium.kind,
-                root=root,
-                path=group.medium.path,
-                sampling=unit.asking.sampling,
-                rendition=unit.asking.rendition,
-                max_pixels=limits.max_pixels,
-            )
-            result = sandbox.decode(request)
-            if isinstance(result, Medium) and unit.asking.control == "repeat_frame":
-                result = repeat_one_frame(result)
-            out[group.medium.path] = result
-    return out
+@dataclass(frozen=True)
+class Reader:
+    """Reads the media of units: what comes before the model, on CPUs of any node.
+
+    Attributes:
+        store: the run, which keeps a strip of small pictures for each medium.
+        root: the root that media are named below; a folder, or an address.
+        prepared: prepare runs whose frames are taken where they hold a medium as it would be decoded.
+    """
+
+    store: Store
+    root: str
+    limits: DecodeLimits
+    prepared: tuple[str, ...] = ()
+
+    def __call__(self, unit: Unit, attempt: Attempt | None = None) -> dict[str, Medium | Rejection]:
+        """Every medium of a unit by its path below the root, or the reason why it cannot be shown."""
+        requests = list(self._requests(unit))
+        held = self._held([request for _, request in requests])
+        left = [(place, request) for place, request in requests if request.path not in held]
+        if attempt is not None and attempt.alone:
+            media = self._one_by_one(unit, attempt, left)
+        else:
+            media = self._read([request for _, request in left])
+        media |= held
+        if unit.asking.control == "repeat_frame":
+            media = {p: repeat_one_frame(m) if isinstance(m, Medium) else m for p, m in media.items()}
+        self.store.put_new(f"{THUMBS}/{unit.id}.arrow", thumbs_of(media, len(held)))
+        return media
+
+    def _held(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
+        """The media that prepare runs hold."""
+        if not self.prepared:
+            return {}
+        frames = PreparedFrames(self.prepared, self.root)
+        found: dict[str, Medium | Rejection] = {}
+        for r in requests:
+            medium = frames.find(MediumRef(r.kind, r.path), r.sampling, r.rendition)
+            if medium is not None:
+                found[r.path] = medium
+        return found
+
+    def _read(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
+        return {result.path: result for result in self._sandbox().decode_all(requests)}
+
+    def _sandbox(self) -> Sandbox:
+        """The decoding child of this worker, which stays for many units."""
+        return shared_sandbox(self.limits)
+
+    def _one_by_one(
+        self, unit: Unit, attempt: Attempt, requests: Sequence[tuple[int, DecodeRequest]]
+    ) -> dict[str, Medium | Rejection]:
+        media: dict[str, Medium | Rejection] = {}
+        for place, request in requests:
+            if place in attempt.harmful:
+                said = "the process that reads it was ended by it, or by too little memory beside it"
+                media[request.path] = Rejection(
+                    request.key, "medium", Reason.DECODER_CRASHED, said, request.path
+                )
+            else:
+                attempt.begins(place)
+                media |= self._read([request])
+        attempt.begins(len(unit.groups))
+        return media
+
+    def _requests(self, unit: Unit) -> Iterator[tuple[int, DecodeRequest]]:
+        for place, group in enumerate(unit.groups):
+            if group.medium is not None:
+                yield place, request_of(group.medium, unit, self.root, self.limits)
 
 
-def pack_media(media: dict[str, Medium | Rejection]) -> dict[str, Any]:
+def request_of(medium: MediumRef, unit: Unit, root: str, limits: DecodeLimits) -> DecodeRequest:
+    return DecodeRequest(
+        key=medium.path,
+        kind=medium.kind,
+        root=root,
+        path=medium.path,
+        sampling=unit.asking.sampling,
+        rendition=unit.asking.rendition,
+        max_pixels=limits.max_pixels,
+    )
+
+
+def pack_media(media: Mapping[str, Medium | Rejection]) -> dict[str, Any]:
     """Media as plain columns: an Arrow file of the good ones, JSON of the rest."""
     good = [m for m in media.values() if isinstance(m, Medium)]
     bad = [m.row() for m in media.values() if isinstance(m, Rejection)]
@@ -73,6 +150,17 @@ def repeat_one_frame(medium: Medium) -> Medium:
         pts_s=(medium.pts_s[chosen],) * count,
         frame_index=(medium.frame_index[chosen],) * count,
     )
+
+
+def thumbs_of(media: Mapping[str, Medium | Rejection], prepared: int = 0) -> bytes:
+    """The small pictures of a unit's media as an Arrow file; it says how many media were not decoded."""
+    rows = [
+        {"medium": path, "frames": list(thumbnails(m)), "pts_s": list(m.pts_s)}
+        for path, m in media.items()
+        if isinstance(m, Medium)
+    ]
+    table = pa.Table.from_pylist(rows, schema=THUMBS_SCHEMA)
+    return encode(table, {PREPARED: str(prepared)} if prepared else None)
 
 
 def thumbnails(medium: Medium) -> tuple[bytes, ...]:

@@ -2,93 +2,195 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from raypipe.evaluate.engine import Engine, Reply, Shown, Way
+from raypipe.evaluate.attempts import Attempt
+from raypipe.evaluate.certificate import CanAskAlone, Certificate, certify
+from raypipe.evaluate.engine import UNCUT, Engine, Reply, Shown, Split, Way
+from raypipe.evaluate.engines import open_engine
 from raypipe.evaluate.plan import Group, Unit, kind_of
-from raypipe.evaluate.read import thumbnails, unpack_media
+from raypipe.evaluate.read import Reader
 from raypipe.records import (
     PREDICTION_SCHEMA,
-    THUMBS_SCHEMA,
     Medium,
     Outcome,
     Prediction,
     Question,
     Rejection,
     fingerprint,
+    predictions_of,
 )
 from raypipe.settings import EvaluateSettings
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
-from raypipe.store.shards import encode
 
-PREDICTIONS, THUMBS = "predictions", "thumbs"
+PREDICTIONS, SPLITS, CERTIFICATES = "predictions", "splits", "certificate"
+
+Media = Mapping[str, Medium | Rejection]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What carries out the units of a plan, wherever it runs."""
+
+    settings: EvaluateSettings
+    root: str  # of the media
+    certified: frozenset[str] = frozenset()
+
+    @property
+    def store(self) -> Store:
+        return Store(self.settings.out)
+
+    def reader(self) -> Reader:
+        return Reader(self.store, self.root, self.settings.limits, tuple(self.settings.prepared))
+
+    def answerer(self) -> Answerer:
+        """Loads the model."""
+        return Answerer(open_engine(self.settings), self.store, self.certified)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A unit that is committed, and what was answered."""
+
+    unit: str
+    predictions: tuple[Prediction, ...]
+
+
+def in_process(units: Sequence[Unit], work: Work) -> Iterator[Done]:
+    """Carries out units one after another in this process (tests, and small runs without Ray)."""
+    reader, answerer = work.reader(), work.answerer()
+    for unit in units:
+        yield Done(unit.id, tuple(answerer(unit, reader(unit))))
 
 
 class Answerer:
-    """Holds the model and answers units; a Ray Data actor, or a plain object in a test."""
+    """Answers units with one engine and commits them. Threads may share it: one of them answers at a time."""
 
-    def __init__(self, settings: EvaluateSettings) -> None:
-        import torch
+    def __init__(self, engine: Engine, store: Store, certified: frozenset[str] = frozenset()) -> None:
+        self._engine, self._store, self._certified = engine, store, certified
+        self._turn = threading.Lock()
 
-        from raypipe.evaluate.local import load_engine
+    def __call__(self, unit: Unit, media: Media, attempt: Attempt | None = None) -> list[Prediction]:
+        """The committed predictions of a unit; every question has exactly one outcome."""
+        cuts = self._cuts(unit)
+        with self._turn:
+            if attempt is not None and attempt.alone:
+                predictions = self._one_by_one(unit, media, attempt)
+            else:
+                predictions = self.answer(unit, media, cuts)
+        return self._commit(unit, predictions)
 
-        torch.set_num_threads(max(1, int(settings.actor_cpus)))
-        self._engine: Engine = load_engine(
-            settings.model, settings.model_base, settings.precision, settings.batch
-        )
-        self._store = Store(settings.out)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit, media = Unit.unpack(row["unit"]), unpack_media(row)
-        predictions = self.answer(unit, media)
-        self._commit(unit, media, predictions)
-        return {"unit": unit.id, "count": len(predictions)}
-
-    def answer(self, unit: Unit, media: dict[str, Medium | Rejection]) -> list[Prediction]:
-        """Predictions for every question of a unit; each has exactly one named outcome."""
+    def answer(
+        self, unit: Unit, media: Media, cuts: Sequence[Split] = (), *, whole: bool = True
+    ) -> list[Prediction]:
+        """Answers all questions of a unit together, in the batches that an earlier try had to cut."""
         done: list[Prediction] = []
         groups: list[Group] = []
-        shown: list[Shown] = []
         for group in unit.groups:
-            medium = media[group.medium.path] if group.medium else None
-            if isinstance(medium, Rejection):
-                said = f"{medium.reason}: {medium.detail}"
-                done += [_prediction(unit, q, "", Outcome.MEDIUM_BAD, said, 0) for q in group.questions]
-                continue
-            frames = medium.frames if medium else ()
-            groups.append(group)
-            shown.append(Shown(kind_of(group), frames, tuple(q.prompt for q in group.questions)))
-        asking = unit.asking
-        way = Way(asking.template, asking.aspect, asking.max_new_tokens)
-        for group, replies in zip(groups, self._engine.answer(shown, way), strict=True):
-            done += [_answered(unit, q, r) for q, r in zip(group.questions, replies, strict=True)]
+            bad = _bad(group, media)
+            if bad is None:
+                groups.append(group)
+            else:
+                done += _unasked(unit, group, Outcome.MEDIUM_BAD, f"{bad.reason}: {bad.detail}")
+        shown = [_shown(group, media) for group in groups]
+        replies = self._ask(unit, shown, cuts)
+        if whole:
+            self._certify(unit, groups, shown, replies)
+        for group, mine in zip(groups, replies, strict=True):
+            done += [_answered(unit, q, r) for q, r in zip(group.questions, mine, strict=True)]
         return done
 
-    def _commit(
-        self, unit: Unit, media: dict[str, Medium | Rejection], predictions: list[Prediction]
-    ) -> None:
-        import pyarrow as pa
+    def _ask(self, unit: Unit, shown: Sequence[Shown], cuts: Sequence[Split]) -> list[list[Reply]]:
+        count = len(cuts)
 
-        rows = [
-            {"medium": path, "frames": list(thumbnails(m)), "pts_s": list(m.pts_s)}
-            for path, m in media.items()
-            if isinstance(m, Medium)
+        def cut(so_far: Split) -> None:
+            nonlocal count
+            body = json.dumps(so_far.row(), sort_keys=True).encode()
+            self._store.put_new(f"{SPLITS}/{unit.id}/{count:04d}.json", body)
+            count += 1
+
+        return self._engine.answer(shown, way_of(unit), split=cuts[-1] if cuts else UNCUT, on_split=cut)
+
+    def _certify(
+        self, unit: Unit, groups: Sequence[Group], shown: Sequence[Shown], replies: Sequence[list[Reply]]
+    ) -> None:
+        """Asks the certificate's questions of a unit once more, alone, and keeps what comes of it."""
+        engine = self._engine
+        if not isinstance(engine, CanAskAlone):
+            return
+        ids = [[q.id for q in group.questions] for group in groups]
+        parts = [
+            certify(engine, one, way_of(unit), names, mine, self._certified)
+            for one, names, mine in zip(shown, ids, replies, strict=True)
+            if not self._certified.isdisjoint(names)
         ]
-        table = pa.Table.from_pylist(rows, schema=THUMBS_SCHEMA)
-        self._store.put_new(f"{THUMBS}/{unit.id}.arrow", encode(table))
-        # The predictions come last: they are what makes the unit count.
-        Ledger(self._store, PREDICTIONS, PREDICTION_SCHEMA).append(unit.id, predictions)
+        if parts:
+            body = json.dumps(Certificate.together(parts).row(), sort_keys=True, ensure_ascii=False).encode()
+            self._store.put_new(f"{CERTIFICATES}/{unit.id}.json", body)
+
+    def _cuts(self, unit: Unit) -> list[Split]:
+        """What earlier tries at a unit had to cut, each with all that was cut before it."""
+        names = self._store.list(f"{SPLITS}/{unit.id}", ".json")
+        return [Split.of(json.loads(self._store.read(name))) for name in names]
+
+    def _one_by_one(self, unit: Unit, media: Media, attempt: Attempt) -> list[Prediction]:
+        """Answers medium by medium, without those that have ended a worker."""
+        done: list[Prediction] = []
+        for place, group in enumerate(unit.groups):
+            if place in attempt.harmful:
+                said = "the worker that was asked about it was ended by it, or by too little memory beside it"
+                done += _unasked(unit, group, Outcome.FAILED, said)
+            else:
+                attempt.begins(place)
+                done += self.answer(_part(unit, group), media, whole=False)
+        attempt.begins(len(unit.groups))
+        return done
+
+    def _commit(self, unit: Unit, predictions: list[Prediction]) -> list[Prediction]:
+        """Puts a unit's predictions; where another worker was first, its predictions are what counts."""
+        ledger = Ledger(self._store, PREDICTIONS, PREDICTION_SCHEMA)
+        if not ledger.append(unit.id, predictions):
+            return predictions_of(ledger.segment(unit.id))
+        return predictions
+
+
+def way_of(unit: Unit) -> Way:
+    """How the questions of a unit are asked."""
+    return Way(unit.asking.template, unit.asking.aspect, unit.asking.max_new_tokens)
+
+
+def _part(unit: Unit, group: Group) -> Unit:
+    """One medium of a unit as a unit of its own."""
+    name = fingerprint(unit.id, group.medium.path if group.medium else "")
+    return Unit(name, unit.benchmark, unit.asking, (group,))
+
+
+def _bad(group: Group, media: Media) -> Rejection | None:
+    """Why the medium of a group cannot be shown."""
+    medium = media[group.medium.path] if group.medium else None
+    return medium if isinstance(medium, Rejection) else None
+
+
+def _shown(group: Group, media: Media) -> Shown:
+    medium = media[group.medium.path] if group.medium else None
+    frames = medium.frames if isinstance(medium, Medium) else ()
+    return Shown(kind_of(group), frames, tuple(q.prompt for q in group.questions))
+
+
+def _unasked(unit: Unit, group: Group, outcome: Outcome, why: str) -> list[Prediction]:
+    return [_prediction(unit, question, Reply("", 0, why), outcome) for question in group.questions]
 
 
 def _answered(unit: Unit, question: Question, reply: Reply) -> Prediction:
     outcome = Outcome.FAILED if reply.failed else Outcome.OK if reply.text else Outcome.EMPTY
-    return _prediction(unit, question, reply.text, outcome, reply.failed, reply.new_tokens)
+    return _prediction(unit, question, reply, outcome)
 
 
-def _prediction(
-    unit: Unit, question: Question, text: str, outcome: Outcome, detail: str, new_tokens: int
-) -> Prediction:
+def _prediction(unit: Unit, question: Question, reply: Reply, outcome: Outcome) -> Prediction:
     return Prediction(
         key=fingerprint(question.id, unit.asking.name()),
         benchmark=unit.benchmark,
@@ -99,9 +201,9 @@ def _prediction(
         prompt=question.prompt,
         question=question.question,
         reference=question.reference,
-        text=text,
+        text=reply.text,
         outcome=outcome,
-        detail=detail,
-        new_tokens=new_tokens,
+        detail=reply.failed,
+        new_tokens=reply.new_tokens,
         tags=question.tags,
     )

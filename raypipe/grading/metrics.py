@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from raypipe.grading.answers import UNREADABLE
 from raypipe.grading.statistics import (
     Floats,
     Formula,
@@ -152,13 +153,24 @@ def accuracies(table: GradedTable) -> list[Metric]:
     return metrics
 
 
-def by_facet(table: GradedTable, *facets: str) -> list[Metric]:
-    """``accuracy/<facet>=<value>`` for each value of these facets."""
+def by_facet(table: GradedTable, *facets: str, name: str = "accuracy") -> list[Metric]:
+    """``<name>/<facet>=<value>`` for each value of these facets."""
     return [
-        proportion(f"accuracy/{facet}={value}", table.value, mask)
+        proportion(f"{name}/{facet}={value}", table.value, mask)
         for facet in facets
         for value, mask in table.facet(facet).items()
     ]
+
+
+def accuracies_by_facet(table: GradedTable, facets: Sequence[str]) -> list[Metric]:
+    """``accuracies``, and accuracy by facet."""
+    return [*accuracies(table), *by_facet(table, *facets)]
+
+
+def unread(table: GradedTable) -> Metric:
+    """``failed``: the share of the answers in which nothing could be read, which are wrong, too."""
+    failed = np.where(np.isnan(table.value), np.nan, table.parsed == UNREADABLE)
+    return proportion("failed", failed, table.everything)
 
 
 def all_right(table: GradedTable, group: NDArray[np.int64]) -> tuple[Floats, Mask]:
@@ -184,7 +196,8 @@ def all_right(table: GradedTable, group: NDArray[np.int64]) -> tuple[Floats, Mas
 def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
     """Metrics of several runs over the same questions as one each: the mean of their values.
 
-    The counts of the runs lie side by side, so that a resample of media takes the same media of every run.
+    Where the runs answer the same questions, a proportion stays one, of each question's mean. Else the
+    counts of the runs lie side by side, so that a resample of media takes the same media of every run.
 
     Args:
         runs: the metrics of each run, of tables with the same rows.
@@ -195,11 +208,16 @@ def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
 
 
 def _mean_of(metrics: Sequence[Metric]) -> Metric:
+    first = metrics[0]
+    if all(m.proportion and np.array_equal(m.answered, first.answered) for m in metrics):
+        # The mean of the runs is then the proportion of each question's mean.
+        counts = np.mean([m.counts for m in metrics], axis=0)
+        return replace(first, counts=counts)
+
     def formula(sums: Floats) -> Floats:
         parts = np.split(sums, len(metrics), axis=-1)
         return np.nanmean([m.formula(part) for m, part in zip(metrics, parts, strict=True)], axis=0)
 
-    first = metrics[0]
     answered = np.logical_or.reduce([m.answered for m in metrics])
     counts = np.concatenate([m.counts * m.answered[:, None] for m in metrics], axis=1)
     return Metric(first.name, first.asked, answered, counts, formula, first.bounds)

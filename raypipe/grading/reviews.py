@@ -6,12 +6,14 @@ Source: LLaVA ``llava/eval/eval_gpt_review_bench.py`` and ``summarize_gpt_review
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from raypipe.grading.metrics import GradedTable, Mask, Metric
+from raypipe.grading.metrics import Graded, GradedTable, Mask, Metric, ungraded
 from raypipe.grading.statistics import Floats
+from raypipe.records import Outcome, Prediction, Question
 
 BEST_MARK = 10.0
 BOUNDS = (0.0, 1000.0)  # the best mark against a reference with 1
@@ -38,6 +40,15 @@ def as_marks(pair: list[Any]) -> Marks | None:
     if numbers[0] == 0:  # a ratio over nothing
         return None
     return float(numbers[0]), float(numbers[1])
+
+
+def graded_by_marks(item: Prediction | Question, marks: Marks | None) -> Graded:
+    """A question with the marks of reference and answer; without them the judge could not be read."""
+    unread = ungraded(item, Outcome.JUDGE_UNREADABLE)
+    if marks is None:
+        return unread
+    baseline, score = marks
+    return replace(unread, value=score / BEST_MARK, score=score, baseline=baseline, outcome=Outcome.OK)
 
 
 def relative(sums: Floats) -> Floats:

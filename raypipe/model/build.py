@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +21,22 @@ from transformers.utils.logging import disable_progress_bar
 
 from raypipe.errors import RequestError
 from raypipe.model import original
+from raypipe.model.cards import CARD, Card, card_of, is_original, original_card
 from raypipe.model.families import FAMILIES, family_named, family_of
 from raypipe.model.family import Family
 from raypipe.model.llama_tokenizer import SPIECE, folder_tokenizer
+from raypipe.model.near import near_model
 from raypipe.model.original import Layout, layout_of
 from raypipe.model.pixels import Look
-from raypipe.records import fingerprint
-from raypipe.settings import Rendition, Sampling, StartParts, local
+from raypipe.settings import Sampling, StartParts, local
 from raypipe.store.run import Run
 from raypipe.text.chat import TEMPLATES, ChatEncoder, Protocol
 
-CARD = "raypipe.json"
 SPECIAL_TOKENS = (
     {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"},
     {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a model was trained with, kept beside its weights, so that evaluation shows it the same."""
-
-    template: str = "v1"
-    image_aspect: str = "pad"
-    sampling: Sampling = field(default_factory=Sampling)
-    rendition: Rendition = field(default_factory=Rendition)
-    parents: tuple[dict[str, str], ...] = ()
-    pixels: str = "antialias"  # the recipe: see pixels.py
-
-    def dump(self) -> str:
-        body = asdict(self)
-        body["sampling"], body["rendition"] = self.sampling.model_dump(), self.rendition.model_dump()
-        return json.dumps(body, indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def read(cls, folder: Path) -> Card:
-        """The card of a model folder; the reference's ways where there is none."""
-        file = folder / CARD
-        if not file.exists():
-            return cls()
-        body = json.loads(file.read_text())
-        body["sampling"], body["rendition"] = Sampling(**body["sampling"]), Rendition(**body["rendition"])
-        body["parents"] = tuple(body.get("parents", ()))
-        return cls(**body)
 
 
 @dataclass
@@ -109,9 +80,14 @@ class LoadedModel:
 def folder_of(path: str) -> Path:
     """The model folder that a path means: a finished raypipe training run, or a folder of weights.
 
+    One at an address such as ``s3://bucket/prefix`` is fetched to this machine, once (see ``near``).
+
     Raises:
         RequestError: neither.
+        ServiceError: a remote storage or this machine's disk refused.
     """
+    if "://" in path:
+        return near_model(path)
     root = Path(local(path))
     if not root.is_dir():
         raise RequestError(
@@ -127,13 +103,36 @@ def folder_of(path: str) -> Path:
     return root
 
 
-def weights_fingerprint(path: str, base: str | None) -> str:
-    """Names a model by the content of its folder (sizes and hashes of its files), not by its path."""
-    parts: list[Any] = []
-    for folder in [folder_of(path), *([folder_of(base)] if base else [])]:
-        for file in sorted(p for p in folder.iterdir() if p.is_file()):
-            parts.append((file.name, file.stat().st_size, _file_digest(file)))
-    return fingerprint(parts)
+def asked_for(path: str, base: str | None) -> tuple[Path, Layout]:
+    """The folder of a model and what it holds; whether it needs a base, its content says.
+
+    Raises:
+        RequestError: not a model, an adapter or a projector without its base, or a whole model with one.
+    """
+    folder = folder_of(path)
+    layout = layout_of(folder)
+    if layout in (Layout.LANGUAGE_MODEL, Layout.TOWER):
+        raise RequestError(f"{folder} holds {layout}", "put a model together of its parts: start.parts")
+    part = layout in (Layout.ADAPTER, Layout.PROJECTOR)
+    if part and base is None:
+        raise RequestError(f"{folder} is {layout}", "name the model it was trained over: model_base=...")
+    if not part and base is not None:
+        raise RequestError(f"{folder} is a whole model, not an adapter", "leave model_base out")
+    return folder, layout
+
+
+def parts_below(folder: Path, base: str | None) -> StartParts | None:
+    """The parts of the model below an adapter or a projector; None: its base is a whole model.
+
+    Raises:
+        RequestError: the base is a language model alone, and the towers it needs are no folders here.
+    """
+    if base is None or layout_of(folder_of(base)) is not Layout.LANGUAGE_MODEL:
+        return None
+    image, video = original.towers_named(original.body_of(folder), folder)
+    return StartParts(
+        language_model=base, image_tower=str(image), video_tower=str(video), projector=str(folder)
+    )
 
 
 def random_model(
@@ -161,30 +160,18 @@ def load_model(
         RequestError: not a model, an adapter without its base, or an unknown architecture.
     """
     _settle_libraries()
-    folder = folder_of(path)
-    layout = layout_of(folder)
+    folder, layout = asked_for(path, base)
     if layout is Layout.ADAPTER:
         return _load_adapter(folder, base, precision, trainable)
     if layout is Layout.PROJECTOR:
         return _load_projector(folder, base, precision)
-    if layout in (Layout.LANGUAGE_MODEL, Layout.TOWER):
-        raise RequestError(f"{folder} holds {layout}", "put a model together of its parts: start.parts")
-    if base is not None:
-        raise RequestError(f"{folder} is a whole model, not an adapter", "leave model_base out")
     spiece = _spiece(folder)
     if layout is Layout.ORIGINAL:
         model = original.load_original(folder, DTYPES[precision])
-        tokenizer = _tokenizer(folder, model)
-        return LoadedModel(
-            model.eval(),
-            family_of(model.config),
-            tokenizer,
-            original_card(folder, model.config),
-            folder,
-            spiece,
-        )
-    with _readable(folder):
-        config = AutoConfig.from_pretrained(folder)
+        family, tokenizer = family_of(model.config), _tokenizer(folder, model)
+        card = original_card(folder, family, model.config)
+        return LoadedModel(model.eval(), family, tokenizer, card, folder, spiece)
+    config = hf_config(folder)
     family = family_of(config)
     with _readable(folder):
         model, told = family.cls.from_pretrained(folder, dtype=DTYPES[precision], output_loading_info=True)
@@ -194,7 +181,8 @@ def load_model(
         said = "lacks weights" if told["missing_keys"] else "has weights without a place in the model"
         raise RequestError(f"{folder} {said}: {len(odd)}, such as {', '.join(odd[:3])}")
     _warn(family)
-    return LoadedModel(model.eval(), family, _tokenizer(folder, model), Card.read(folder), folder, spiece)
+    card = card_of(folder, family, config)
+    return LoadedModel(model.eval(), family, _tokenizer(folder, model), card, folder, spiece)
 
 
 def from_parts(parts: StartParts, seed: int, precision: str = "fp32") -> LoadedModel:
@@ -229,26 +217,21 @@ def with_projector(loaded: LoadedModel, path: str) -> LoadedModel:
 
 def projector_place(path: str) -> Path:
     """The file or folder that a projector is read from."""
+    if "://" in path:
+        return near_model(path)
     root = Path(local(path))
     alone = root.is_file() or (root / original.PROJECTOR_FILE).exists()
     return root if alone else folder_of(path)
 
 
-def original_card(folder: Path, config: Any) -> Card:
-    """How a checkpoint of the reference was trained: by its own pixels, with images padded or not.
+def hf_config(folder: Path) -> Any:
+    """The configuration of a folder in the Hugging Face layout.
 
     Raises:
-        RequestError: in a way that raypipe does not know.
+        RequestError: it cannot be read.
     """
-    aspect = original.body_of(folder).get("image_aspect_ratio") or "square"
-    if aspect not in ("pad", "square"):
-        raise RequestError(f"{folder}: image_aspect_ratio is '{aspect}'", "raypipe knows pad and square")
-    return Card(
-        image_aspect=aspect,
-        sampling=Sampling(frames=config.video_config.num_frames),
-        rendition=Rendition(short_side=None, codec="lossless"),
-        pixels="reference",
-    )
+    with _readable(folder):
+        return AutoConfig.from_pretrained(folder)
 
 
 @contextlib.contextmanager
@@ -289,8 +272,12 @@ def _load_adapter(folder: Path, base: str | None, precision: str, trainable: boo
     from raypipe.model import original_lora  # PEFT is slow to import; only where an adapter is
 
     under = _under(folder, base, precision)
-    if original_lora.is_original(folder):
-        card = original_card(folder, under.config) if (folder / "config.json").exists() else under.card
+    if is_original(folder):
+        card = (
+            original_card(folder, under.family, under.config)
+            if (folder / "config.json").exists()
+            else under.card
+        )
         model = original_lora.load(folder, under.model, trainable=trainable)
     else:
         card = Card.read(folder)
@@ -302,22 +289,14 @@ def _load_adapter(folder: Path, base: str | None, precision: str, trainable: boo
 def _load_projector(folder: Path, base: str | None, precision: str) -> LoadedModel:
     under = _under(folder, base, precision)
     with_projector(under, str(folder))
-    return replace(under, card=original_card(folder, under.config), folder=folder)
+    return replace(under, card=original_card(folder, under.family, under.config), folder=folder)
 
 
 def _under(folder: Path, base: str | None, precision: str) -> LoadedModel:
     """The model below an adapter or a projector; of a language model alone, with the towers it names."""
-    if base is None:
-        raise RequestError(
-            f"{folder} is {layout_of(folder)}", "name the model it was trained over: model_base=..."
-        )
-    below = folder_of(base)
-    if layout_of(below) is not Layout.LANGUAGE_MODEL:
-        return load_model(base, None, precision)
-    image, video = original.towers_named(original.body_of(folder), folder)
-    parts = StartParts(
-        language_model=base, image_tower=str(image), video_tower=str(video), projector=str(folder)
-    )
+    parts = parts_below(folder, base)
+    if parts is None:
+        return load_model(str(base), None, precision)
     return from_parts(parts, 0, precision)
 
 
@@ -346,10 +325,3 @@ def _tokenizer(folder: Path, model: Any) -> Tokenizer:
 def _spiece(folder: Path) -> Path | None:
     file = folder / SPIECE
     return file if file.exists() else None
-
-
-def _file_digest(file: Path) -> str:
-    import hashlib
-
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "blake2b").hexdigest()[:24]

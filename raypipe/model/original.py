@@ -118,6 +118,18 @@ def load_original(folder: Path, dtype: torch.dtype) -> Any:
     Raises:
         RequestError: another architecture, unknown towers, or keys unused or missing.
     """
+    config = whole_config(folder)
+    model = empty(lambda: TemporalVideoLlavaForConditionalGeneration(config))
+    _fill(model, [Source(weight_files(folder), _place, str(folder))], dtype)
+    return model
+
+
+def whole_config(folder: Path) -> Any:
+    """The configuration of a whole checkpoint of the reference; of its weights only the shapes are read.
+
+    Raises:
+        RequestError: no weights, another architecture, or unknown towers.
+    """
     body, files = body_of(folder), weight_files(folder)
     if not files:
         raise RequestError(f"{folder} has a config.json and no weights", "fetch its weight files")
@@ -125,7 +137,7 @@ def load_original(folder: Path, dtype: torch.dtype) -> Any:
         if body.get(name, "linear" if name == "mm_projector_type" else None) not in allowed:
             raise RequestError(f"{folder}: {name} is {body.get(name)!r}; raypipe knows {allowed[0]!r} only")
     towers = {kind: _tower_body(body, kind, folder) for kind in TOWERS}
-    config = _config(
+    return _config(
         _text_config(body, folder),
         towers["image"],
         towers["video"],
@@ -134,9 +146,31 @@ def load_original(folder: Path, dtype: torch.dtype) -> Any:
         image_tower_name=str(body.get("mm_image_tower")),
         video_tower_name=str(body.get("mm_video_tower")),
     )
-    model = empty(lambda: TemporalVideoLlavaForConditionalGeneration(config))
-    _fill(model, [Source(files, _place, str(folder))], dtype)
-    return model
+
+
+def parts_config(language_model: Path, image: Path, video: Path) -> Any:
+    """The configuration of a model of these parts; of their weights only the shapes are read.
+
+    Raises:
+        RequestError: a part of another kind, or towers that do not go together.
+    """
+    for folder, layout in (
+        (language_model, Layout.LANGUAGE_MODEL),
+        (image, Layout.TOWER),
+        (video, Layout.TOWER),
+    ):
+        if layout_of(folder) is not layout:
+            raise RequestError(f"{folder} holds {layout_of(folder)}, not {layout}")
+    text = _text_config(body_of(language_model), language_model)
+    video_shapes = {k.removeprefix("vision_model."): s for k, s in shapes(weight_files(video)).items()}
+    return _config(
+        text,
+        _vision_body(image),
+        _vision_body(video),
+        video_shapes,
+        image_tower_name=str(image),
+        video_tower_name=str(video),
+    )
 
 
 def assemble(
@@ -150,23 +184,7 @@ def assemble(
     Raises:
         RequestError: a part of another kind, towers that do not go together, keys unused or missing.
     """
-    for folder, layout in (
-        (language_model, Layout.LANGUAGE_MODEL),
-        (image, Layout.TOWER),
-        (video, Layout.TOWER),
-    ):
-        if layout_of(folder) is not layout:
-            raise RequestError(f"{folder} holds {layout_of(folder)}, not {layout}")
-    text = _text_config(body_of(language_model), language_model)
-    video_shapes = {k.removeprefix("vision_model."): s for k, s in shapes(weight_files(video)).items()}
-    config = _config(
-        text,
-        _vision_body(image),
-        _vision_body(video),
-        video_shapes,
-        image_tower_name=str(image),
-        video_tower_name=str(video),
-    )
+    config = parts_config(language_model, image, video)
     model = empty(lambda: TemporalVideoLlavaForConditionalGeneration(config))
     sources = [
         Source(weight_files(language_model), _place_text, str(language_model)),

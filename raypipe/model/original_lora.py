@@ -22,18 +22,6 @@ SAVED = "multi_modal_projector"
 _LAYER = re.compile(r"^base_model\.model\.model\.(layers\..+\.(\w+))\.(lora_[AB])(?:\.default)?\.weight$")
 
 
-def is_original(folder: Path) -> bool:
-    """Whether an adapter's keys are the reference's and not raypipe's.
-
-    Raises:
-        RequestError: there are no weights.
-    """
-    files = weight_files(folder, ADAPTER_FILES)
-    if not files:
-        raise RequestError(f"{folder} has adapter_config.json and no adapter_model", "fetch its weights")
-    return not any(".language_model." in key for key in shapes(files))
-
-
 def load_ours(folder: Path, below: Any, *, trainable: bool) -> Any:
     """raypipe's own adapter over its base, unmerged."""
     return PeftModel.from_pretrained(below, folder, is_trainable=trainable)

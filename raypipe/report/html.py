@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 
+from raypipe.report.listing import certificate_text
 from raypipe.report.numbers import count, decimal, percent, probability, signed
 from raypipe.report.plots import CurvePlot, IntervalPlot, curve_plot, interval_plot
 from raypipe.report.samples import Strips
@@ -116,6 +117,7 @@ def _environment() -> jinja2.Environment:
     )
     for own in (decimal, signed, percent, count, probability):
         environment.filters[own.__name__] = own
+    environment.filters["certified"] = certificate_text
     environment.tests["contains"] = lambda text, part: part in text
     return environment
 

@@ -31,6 +31,7 @@ def evaluation_entry(run: EvaluationRun) -> dict[str, Any]:
         "limit": settings.get("limit"),
         "judge": judge_of(run),
         "questions": asked,
+        "certificate": (run.header.manifest.get("facts") or {}).get("certificate"),
         "cost": cost_of(run),
     }
 

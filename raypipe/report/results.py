@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raypipe.benchmark import Benchmark, grade, graded_from_verdict, scores, ungraded
+from raypipe.benchmark import Benchmark, grade_answer, scores
 from raypipe.grading.metrics import PERCENT, Graded, tabulate
 from raypipe.grading.statistics import binomial_p_greater, paired_difference
 from raypipe.records import Score
@@ -24,13 +24,8 @@ def graded_of(run: EvaluationRun, asked: str) -> dict[str, Graded]:
     benchmark = benchmark_asked(asked)
     out: dict[str, Graded] = {}
     for prediction in run.predictions.get(asked, []):
-        if benchmark.rule is not None:
-            out[prediction.question_id] = grade(benchmark, prediction, prediction.text)
-        elif benchmark.rubric is None:
-            out[prediction.question_id] = ungraded(prediction, prediction.outcome)
-        else:
-            verdict = run.verdicts.get((benchmark.name, prediction.question_id))
-            out[prediction.question_id] = graded_from_verdict(prediction, verdict)
+        verdict = run.verdicts.get((benchmark.name, prediction.question_id))
+        out[prediction.question_id] = grade_answer(benchmark, prediction, verdict)
     return out
 
 

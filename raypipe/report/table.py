@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from raypipe.report.listing import certificate_text
 from raypipe.report.numbers import count, decimal, probability, signed
 
 WIDTH = 100
@@ -46,6 +47,9 @@ def renderable(report: Mapping[str, Any], *, every: bool = False) -> RenderableT
         parts += [_line("paired differences, in points per question"), _changes_table(changes)]
     if report["checks"]:
         parts += [_line("checks"), _checks_table(report["checks"])]
+    for made in report["evaluations"]:
+        if made["certificate"]:
+            parts.append(_line(f"{made['label']}: {certificate_text(made['certificate'])}"))
     parts += [_line(note) for note in report["notes"]]
     parts.append(_line(report["paths"]["html"]))
     return Group(*parts)

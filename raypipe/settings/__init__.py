@@ -2,7 +2,7 @@
 
 from raypipe.settings.base import Settings, build, how, how_fields, identity, load, local, read_yaml
 from raypipe.settings.data import DatasetSettings, DecodeLimits, DrawnData, Rendition, Sampling
-from raypipe.settings.evaluation import EvaluateSettings, JudgeSettings, Price
+from raypipe.settings.evaluation import EvaluateSettings, JudgeSettings, Price, ServedSettings
 from raypipe.settings.stage import (
     Cache,
     Checkpoints,
@@ -36,6 +36,7 @@ __all__ = [
     "Rendition",
     "Sampling",
     "Schedule",
+    "ServedSettings",
     "Settings",
     "Sharding",
     "StageSettings",

@@ -24,6 +24,11 @@ def how(default: Any = ..., **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False}, **kwargs)
 
 
+def later(default: Any, **kwargs: Any) -> Any:
+    """A field that is younger than some runs: part of the identity unless it has its default."""
+    return Field(default, json_schema_extra={"identity": "unless default"}, **kwargs)
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -75,16 +80,21 @@ def local(path: str) -> str:
 def _identity_of(settings: Settings) -> dict[str, Any]:
     out: dict[str, Any] = {}
     left_out = how_fields(type(settings))
-    for name in type(settings).model_fields:
-        if name in left_out:
-            continue
+    for name, info in type(settings).model_fields.items():
         value = getattr(settings, name)
+        if name in left_out or (_is_later(info) and value == info.default):
+            continue
         if isinstance(value, Settings):
             value = _identity_of(value)
         elif isinstance(value, list):
             value = [_identity_of(v) if isinstance(v, Settings) else v for v in value]
         out[name] = value
     return out
+
+
+def _is_later(info: Any) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("identity") == "unless default"
 
 
 class _Loader(yaml.SafeLoader):

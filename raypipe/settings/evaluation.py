@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from raypipe.settings.base import Settings, how
+from raypipe.settings.base import Settings, how, later
 from raypipe.settings.data import DecodeLimits, Rendition, Sampling
 
 
@@ -33,14 +33,33 @@ class JudgeSettings(Settings):
     price: Price = how(Price())
 
 
+class ServedSettings(Settings):
+    """An OpenAI-compatible endpoint that serves the model. The key is named by path, never given."""
+
+    base_url: str = how()
+    key_file: str | None = how(None)
+    key_env: str = how("OPENAI_API_KEY")
+    concurrency: int = how(16, ge=1)
+    timeout_s: float = how(120.0, gt=0)
+    tries: int = how(5, ge=1)
+
+
 class EvaluateSettings(Settings):
-    """One batch evaluation of one model over many benchmarks."""
+    """One batch evaluation of one model over many benchmarks.
+
+    ``actors`` are copies of the model, each with ``actor_cpus`` and ``actor_gpus`` (a share of one is fine):
+    a number, or "1-8" for as many of them as there is work for. ``read_ahead_mib`` bounds what is read and
+    waits for a model, over the whole cluster.
+    """
 
     model: str
     model_base: str | None = None
+    engine: Literal["local", "served"] = later("local")
+    served: ServedSettings | None = later(None)
     benchmarks: list[str] | Literal["all"] = "all"
     splits: dict[str, str] = Field(default_factory=dict)  # of several question sets: {"mmbench": "cn"}
     eval_root: str
+    prepared: list[str] = how([])  # prepare runs; a medium that one of them holds is not decoded again
     out: str = how()
     protocol: Literal["corrected", "reference"] = "corrected"
     control: Literal["none", "repeat_frame"] = "none"
@@ -50,10 +69,13 @@ class EvaluateSettings(Settings):
     limit: int | None = Field(None, ge=1)  # the first N questions of each benchmark
     precision: Literal["bf16", "fp32"] = "bf16"
     media_per_unit: int = Field(16, ge=1)
+    questions_per_unit: int = later(512, ge=1)  # a medium with more of them is asked about in several units
     batch: int = how(16, ge=1)
-    actors: int = how(1, ge=1)
+    certificate: int = how(16, ge=0)  # answers that are made once more, one at a time, and compared
+    actors: int | str = how(1)
     actor_cpus: float = how(1, ge=0)
     actor_gpus: float = how(0, ge=0)
+    read_ahead_mib: int = how(2048, ge=1)
     judge: JudgeSettings | None = how(None)
     coverage_floor: float = how(0.99, ge=0, le=1)
     limits: DecodeLimits = how(DecodeLimits())
@@ -63,3 +85,29 @@ class EvaluateSettings(Settings):
     def _split(cls, value: Any) -> Any:
         """``a,b`` on the command line is a list."""
         return [b.strip() for b in value.split(",")] if isinstance(value, str) and value != "all" else value
+
+    @pydantic.field_validator("actors")
+    @classmethod
+    def _range(cls, value: int | str) -> int | str:
+        low, high = _bounds(value)
+        if not 1 <= low <= high:
+            raise ValueError('a number of at least 1, or a range such as "1-8"')
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _served(self) -> EvaluateSettings:
+        if (self.engine == "served") != (self.served is not None):
+            raise ValueError("engine=served goes with a group served: that has a base_url, and with no other")
+        return self
+
+    @property
+    def actor_range(self) -> tuple[int, int]:
+        """The least and the most actors."""
+        return _bounds(self.actors)
+
+
+def _bounds(actors: int | str) -> tuple[int, int]:
+    low, dash, high = str(actors).partition("-")
+    if not low.strip().isdecimal() or (dash and not high.strip().isdecimal()):
+        return 0, 0
+    return int(low), int(high or low)

@@ -71,12 +71,27 @@ class Disk:
 
     def size(self, path: str) -> int | None:
         """Bytes; None where there is no such file."""
+        found = self.state(path)
+        return found[0] if found else None
+
+    def state(self, path: str) -> tuple[int, str] | None:
+        """Bytes and time of change; None where there is no such file."""
         try:
             with _refusals("read", path, missing=True):
                 found = os.stat(path)
         except FileNotFoundError:
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return (found.st_size, str(found.st_mtime_ns)) if stat.S_ISREG(found.st_mode) else None
+
+    def is_folder(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def states(self, root: str, top: str) -> Iterator[tuple[str, int, str]]:
+        """Name, bytes and time of change of the files below ``top``."""
+        for name in self.names(root, top):
+            found = self.state(f"{root}/{name}")
+            if found is not None:
+                yield name, *found
 
     def names(self, root: str, top: str) -> Iterator[str]:
         """The files below ``top``, relative to ``root``."""

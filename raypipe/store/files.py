@@ -12,12 +12,19 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from raypipe.settings import local
 from raypipe.store.disk import Disk
 
 PART_BYTES = 16 << 20  # what is read at a time of a file that is not held in memory
+
+
+class FileState(NamedTuple):
+    """A file as its storage describes it: bytes, and ETag or time of change (nanoseconds)."""
+
+    size: int
+    stamp: str
 
 
 class Store:
@@ -133,6 +140,20 @@ class Store:
         names = self._files.names(self.root, self.path(folder) if folder else self.root)
         shown = (n for n in names if n.endswith(suffix) and not PurePosixPath(n).name.startswith("."))
         return sorted(shown)
+
+    def state(self, name: str) -> FileState | None:
+        """Size and stamp of a file, nothing of it read; None where there is none."""
+        found = self._files.state(self.path(name))
+        return None if found is None else FileState(*found)
+
+    def states(self, folder: str = "") -> dict[str, FileState]:
+        """The files below a folder (recursively) with their states, by name; no file is read."""
+        found = self._files.states(self.root, self.path(folder) if folder else self.root)
+        return {name: FileState(size, stamp) for name, size, stamp in sorted(found)}
+
+    def is_there(self) -> bool:
+        """Whether the root is a folder, or an address with anything below it."""
+        return bool(self._files.is_folder(self.root))
 
     def delete(self, name: str) -> None:
         """Removes a file; a name that is not there is fine."""

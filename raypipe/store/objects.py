@@ -115,20 +115,41 @@ class Objects:
 
     def size(self, path: str) -> int | None:
         """Bytes; None where there is no such object."""
+        found = self.state(path)
+        return found[0] if found else None
+
+    def state(self, path: str) -> tuple[int, str] | None:
+        """Bytes and ETag, or time of change; None where there is no such object."""
         try:
             found = self._tried("read", path, lambda: self._fs.info(path))
         except FileNotFoundError:
             return None
-        return int(found["size"]) if found["type"] == "file" else None
+        return (int(found["size"] or 0), _stamp(found)) if found["type"] == "file" else None
+
+    def is_folder(self, path: str) -> bool:
+        return bool(self._tried("list", path, lambda: self._fs.exists(path)))
+
+    def states(self, root: str, top: str) -> list[tuple[str, int, str]]:
+        """Name, bytes and ETag or time of change of the objects below ``top``, from listings alone."""
+        base = self._base(root)
+        try:
+            found = self._tried("list", top, lambda: self._fs.find(top, detail=True))
+        except FileNotFoundError:
+            return []
+        shown = ((p, row) for p, row in found.items() if not p.endswith("/"))
+        return [(p.removeprefix(base), int(row["size"] or 0), _stamp(row)) for p, row in shown]
 
     def names(self, root: str, top: str) -> list[str]:
         """The objects below ``top``, relative to ``root``."""
-        base = self._fs._strip_protocol(root).rstrip("/") + "/"
+        base = self._base(root)
         try:
             found = self._tried("list", top, lambda: self._fs.find(top))
         except FileNotFoundError:
             return []
         return [p.removeprefix(base) for p in found if not p.endswith("/")]
+
+    def _base(self, root: str) -> str:
+        return str(self._fs._strip_protocol(root)).rstrip("/") + "/"
 
     def delete(self, path: str) -> None:
         self._tried("remove", path, lambda: self._fs.rm_file(path))
@@ -170,6 +191,11 @@ class Objects:
                     continue
                 raise _named(fault, action, path) from fault
         raise AssertionError("not reached")
+
+
+def _stamp(row: dict[str, Any]) -> str:
+    stamps = (row.get(name) for name in ("ETag", "etag", "LastModified", "mtime", "created"))
+    return str(next((s for s in stamps if s), "")).strip('"')
 
 
 def _code(fault: BaseException) -> tuple[str, int]:

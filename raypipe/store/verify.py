@@ -39,6 +39,7 @@ DATA_FOLDERS = (
     "plan",
     "predictions",
     "thumbs",
+    "certificate",
     "model",
     "validation",
 )  # all in them is listed

@@ -60,9 +60,14 @@ def test_references_and_contexts_are_joined_by_id_and_image(root):
 @pytest.mark.parametrize(
     ("file", "line", "changed", "message"),
     [
-        ("answers_gpt4.jsonl", 0, {"question_id": 9}, "line 4: answers_gpt4.jsonl has no answer to 4"),
-        ("answers_gpt4.jsonl", 3, {"prompt": "Who?"}, "line 1: answers_gpt4.jsonl has no answer to 0"),
-        ("answers_gpt4.jsonl", 3, {"question_id": 1}, "line 4: another answer to 1"),
+        ("answers_gpt4.jsonl", 0, {"question_id": 9}, "line 4: '4' is not in answers_gpt4.jsonl"),
+        (
+            "answers_gpt4.jsonl",
+            3,
+            {"prompt": "Who?"},
+            "line 1: answers_gpt4.jsonl has no answer to 'What",
+        ),
+        ("answers_gpt4.jsonl", 3, {"question_id": 1}, "line 4: another entry for '1' came before"),
         ("answers_gpt4.jsonl", 3, {"text": None}, "line 4: field 'text' is not text"),
         ("context.jsonl", 0, {"image": "009.jpg"}, "line 3: 002.jpg is not described"),
         ("context.jsonl", 0, {"caption": ["a", 3]}, "line 1: field 'caption' is neither"),
@@ -90,7 +95,7 @@ def test_an_image_may_not_leave_its_folder(root):
 def test_answers_to_other_questions_are_refused(root):
     with (root / PLACE / "answers_gpt4.jsonl").open("a") as file:
         file.write('{"question_id": 7, "text": "Yes."}\n')
-    with pytest.raises(RequestError, match=r"answers questions that questions.jsonl does not ask: 7"):
+    with pytest.raises(RequestError, match=r"holds 1 questions that questions.jsonl does not ask, .* '7'"):
         BENCHMARK.questions(root)
 
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from raypipe import benchmark as benchmarks
-from raypipe.benchmarks.mm_vet import read_grade
 from raypipe.errors import RequestError
+from raypipe.grading.grades import read_grade
 from raypipe.report.score import score_verdicts
 from tests.support.eval_roots import made_up, write_json
 
@@ -62,8 +62,8 @@ def test_without_the_official_file_there_is_no_reference_but_a_score(root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda truth: truth.pop("v1_1"), "line 2: v1_1 is not in mm-vet.json"),
-        (lambda truth: truth.update(v1_9=truth["v1_0"]), "holds 1 questions that .* for example v1_9"),
+        (lambda truth: truth.pop("v1_1"), "line 2: 'v1_1' is not in mm-vet.json"),
+        (lambda truth: truth.update(v1_9=truth["v1_0"]), "holds 1 questions that .* for example 'v1_9'"),
         (lambda truth: truth["v1_0"].update(imagename="v1_2.jpg"), "v1_0 is 'What is the sum.' on v1_0.png"),
         (lambda truth: truth["v1_0"].update(question="Who?"), "and 'Who.' on v1_0.png in mm-vet.json"),
         (
@@ -183,6 +183,6 @@ def test_the_upload_holds_each_answer_in_order(root, tmp_path):
 def test_an_upload_without_an_answer_is_refused_before_it_is_written(root, tmp_path):
     questions = BENCHMARK.questions(root)
     replies = {q.id: "" for q in questions[1:]}
-    with pytest.raises(RequestError, match="1 of 3 questions have no answer, for example v1_0"):
+    with pytest.raises(RequestError, match="1 of 3 questions of mm_vet have no answer, for example '0'"):
         BENCHMARK.upload(root, questions, replies, tmp_path / "out/model.json")
     assert not (tmp_path / "out").exists()

@@ -51,7 +51,7 @@ def test_a_category_without_an_answer_leaves_the_mean(root):
 def test_other_labels_are_refused(root, row):
     label = {"image": "cook.jpg", "text": "Is there a pan in the image?", "label": "yes", **row}
     write_lines(root / "pope/coco/coco_pope_random.json", [label])
-    with pytest.raises(RequestError, match="no label for 'Is there a pan") as fault:
+    with pytest.raises(RequestError, match=r"'Is there a pan.*' on 'cook\.jpg' is not in") as fault:
         POPE.questions(root)
     assert "e3e39262" in fault.value.remedy
 
@@ -63,7 +63,7 @@ def test_more_labels_than_questions_are_refused(root):
         path.read_text() + '{"image": "cook.jpg", "text": "Is there a pan in the image?", "label": "yes"}'
     )
     with pytest.raises(
-        RequestError, match=r"labels 1 questions that .* does not ask, for example Is there a cat"
+        RequestError, match=r"holds 1 questions that .* does not ask, for example 'Is there a cat"
     ):
         POPE.questions(root)
 

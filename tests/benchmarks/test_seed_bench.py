@@ -4,7 +4,6 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.benchmark import grade, scores
-from raypipe.benchmarks.seed_bench import write_video_frames
 from raypipe.errors import RequestError
 from raypipe.records import Outcome, Reason
 from raypipe.report.score import score_answers
@@ -74,14 +73,14 @@ def test_upload_is_in_the_order_of_the_annotation(root, tmp_path):
     [
         (
             lambda c: c["questions"][0].update(choice_a="a cup", choice_b="a pan"),
-            "question 7: 'What is shown",
+            r"question 1 \(7\): 'What is shown",
         ),
-        (lambda c: c["questions"][0].update(question="What else is shown?"), "question 7: 'What else"),
-        (lambda c: c["questions"][0].update(answer="E"), "question 7: the answer is none of the options"),
+        (lambda c: c["questions"][0].update(question="What else is shown?"), r"question 1 \(7\): 'What else"),
+        (lambda c: c["questions"][0].update(answer="E"), r"question 1 \(7\): the answer is none"),
         (lambda c: c["questions"][0].update(data_type="sound"), "neither image nor video: 'sound'"),
         (lambda c: c["questions"][0].update(question_type_id=99), "names no type '99'"),
-        (lambda c: c["questions"][1].update(question_id=7), "question 2: id '7' is there twice"),
-        (lambda c: c["questions"].pop(0), "line 2: '7' is there twice, or not in"),
+        (lambda c: c["questions"][1].update(question_id=7), r"question 2 \(7\): another entry for 7"),
+        (lambda c: c["questions"].pop(0), "line 2: 7 is not in SEED-Bench.json"),
         (lambda c: c["questions"].append({**c["questions"][0], "question_id": 99}), "holds 1 .* example 99"),
         (lambda c: c["questions"].append("text"), "does not hold 'questions'"),
         (lambda c: c.pop("question_type"), "does not hold 'question_type'"),
@@ -115,11 +114,11 @@ def test_video_questions_get_the_frame_that_they_name(root, tmp_path):
     write_clip(tmp_path / "ssv2/data/v12.webm", frames=13, codec="libvpx-vp9")
     write_clip(tmp_path / "epic/c.MP4", frames=30)  # found by the last part of its id, at 10 a second
     write_clip(tmp_path / "breakfast/P03/d.avi", frames=12, codec="mpeg4")
-    found = write_video_frames(root, {"ssv2": tmp_path / "ssv2", "breakfast": tmp_path / "breakfast"})
+    found = SEED.extract(root, {"ssv2": tmp_path / "ssv2", "breakfast": tmp_path / "breakfast"})
     assert (found.written, found.present) == (2, 0)
     (lost,) = found.refused.items()
     assert (lost[0], lost[1].reason) == ("seed_bench/SEED-Bench-video-image/12_v15.png", Reason.MEDIA_MISSING)
-    found = write_video_frames(root, {"ssv2": tmp_path / "ssv2", "epic_kitchens": tmp_path / "epic"})
+    found = SEED.extract(root, {"ssv2": tmp_path / "ssv2", "epic_kitchens": tmp_path / "epic"})
     assert (found.written, found.present) == (1, 1)
     frames = root / "seed_bench/SEED-Bench-video-image"
     assert {f.name: number_of(f.read_bytes()) for f in frames.iterdir()} == {
@@ -135,12 +134,12 @@ def test_a_segment_that_is_none_is_refused(root, tmp_path, segment):
     content["questions"][2].update(question_type_id=11, segment=segment)
     write_json(root / ANNOTATION, content)
     with pytest.raises(RequestError, match="question 3: the segment is not two numbers"):
-        write_video_frames(root, {"epic_kitchens": tmp_path})
+        SEED.extract(root, {"epic_kitchens": tmp_path})
 
 
 def test_unknown_and_missing_sources_are_refused(root, tmp_path):
     with pytest.raises(RequestError, match="'epic' is no source") as fault:
-        write_video_frames(root, {"epic": tmp_path})
+        SEED.extract(root, {"epic": tmp_path})
     assert "epic_kitchens" in fault.value.remedy
     with pytest.raises(RequestError, match="no such folder"):
-        write_video_frames(root, {"ssv2": tmp_path / "none"})
+        SEED.extract(root, {"ssv2": tmp_path / "none"})

@@ -53,12 +53,12 @@ WHOLE = [entry(image, text, answers) for image, text, _, answers in TEXT_ROWS]
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (WHOLE[:2], "line 3: no answers to 'Who wrote it"),
+        (WHOLE[:2], "line 3: 'who wrote it.*' on '9f8e' is not in"),
         (
             [*WHOLE, entry("0a1b", "Why?", ["x"] * 10)],
-            "answers 1 questions that .* for example why\\? on 0a1b",
+            "holds 1 questions that .* for example 'why\\?' on '0a1b'",
         ),
-        ([*WHOLE, entry("9f8e", "who  WROTE it?", ["x"] * 10)], "entry 4: other answers to 'who"),
+        ([*WHOLE, entry("9f8e", "who  WROTE it?", ["x"] * 10)], "entry 4: another entry for 'who wrote"),
         ([entry("0a1b", "Why?", ["x"] * 9)], "entry 1: 9 answers"),
         ([entry("0a1b", None, ["x"] * 10)], "entry 1: field 'question' is not text"),
         (["x"], "entry 1: not an object"),
@@ -77,7 +77,7 @@ def test_a_ground_truth_that_does_not_fit_is_refused(root, data, message):
         ({"text": f"Who wrote it?{ONE_WORD}"}, "second line of the text is not 'Reference OCR token:'"),
         ({"text": f"Who?\nReference OCR token: a\nb{ONE_WORD}"}, "second line of the text"),
         ({"text": "Who wrote it?\nReference OCR token: "}, "line 1: the text does not end in"),
-        ({"image": "other.jpg"}, "no answers to 'Who wrote it.*' on other.jpg"),
+        ({"image": "other.jpg"}, "line 1: other.jpg is not image '9f8e'"),
         ({"image": "../9f8e.jpg"}, "line 1: medium '../9f8e.jpg' is not a name inside"),
         ({"question_id": [1]}, "line 1: field 'question_id' is not text"),
     ],

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from raypipe import benchmark as benchmarks
-from raypipe.benchmarks.video_chatgpt import aspect_of
+from raypipe.benchmarks.video_chatgpt import ASPECTS
 from raypipe.errors import RequestError
 from raypipe.report.score import score_verdicts
+from raypipe.stored_verdicts.aspects import aspect_of
 from tests.support.eval_roots import made_up, write_json
 
 BENCHMARK = benchmarks.load("video_chatgpt")
@@ -169,13 +170,13 @@ def test_both_questions_of_a_consistency_record_are_read(root):
     ],
 )
 def test_the_aspect_is_in_the_name(path, aspect):
-    assert aspect_of(Path("/x") / path) == aspect
+    assert aspect_of(Path("/x") / path, list(ASPECTS)) == aspect
 
 
 @pytest.mark.parametrize("path", ["gpt3/results.json", "detail_and_context.json"])
 def test_a_name_without_one_aspect_is_refused(path):
     with pytest.raises(RequestError, match="which aspect") as fault:
-        aspect_of(Path("/x") / path)
+        aspect_of(Path("/x") / path, list(ASPECTS))
     assert "correctness, detail, context, temporal, consistency" in fault.value.remedy
 
 

@@ -1,6 +1,7 @@
 """The command line: words and settings, exit codes, short messages, and nothing heavy before it is needed."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -321,6 +322,29 @@ def test_sigterm_stops_with_code_4(tmp_path):
     _, err = child.communicate(timeout=30)
     assert child.returncode == 4
     assert b"what was committed stays" in err
+    assert b"raypipe benchmarks" in err
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    script = (
+        "import sys, time\nfrom raypipe import cli, commands\n"
+        "def slow(request):\n"
+        "    try:\n        print('on', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('tidying up', flush=True)\n        time.sleep(60)\n"
+        "commands.benchmarks = slow\nsys.exit(cli.main(['benchmarks']))"
+    )
+    command = [sys.executable, "-c", script]
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert child.stdout.readline() == b"on\n"
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline() == b"tidying up\n"
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert child.returncode == 4
 
 
 def test_json_is_one_object_alone_on_stdout(capsys, tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +71,12 @@ def test_is_found_by_its_own_name(name, benchmark):
     assert benchmark.reference_template == ("llava_v1" if benchmark.media is MediumKind.VIDEO else "v1")
     assert not benchmark.published or benchmark.published_source
     assert benchmark.source
+
+
+def test_is_one_page_that_says_what_it_is(benchmark):
+    module = importlib.import_module(f"{benchmarks.PACKAGE}.{benchmark.name}")
+    assert len(Path(module.__file__).read_text().splitlines()) <= 100
+    assert len(module.__doc__) > 100
 
 
 def test_ids_are_unique_and_come_from_content(name, benchmark, questions, tmp_path):

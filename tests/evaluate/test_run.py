@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.errors import BudgetError, RequestError
-from raypipe.evaluate.local import LocalEngine
+from raypipe.evaluate import local
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.evaluate.work import Answerer
 from raypipe.records import PREDICTION_SCHEMA, THUMBS_SCHEMA, Outcome, Prediction, Reason, predictions_of
@@ -62,12 +62,13 @@ def states(out: str) -> dict[str, tuple[int, bytes]]:
 def test_each_question_has_one_outcome(root, model, tmp_path):
     told = []
     settings = asking(root, model, tmp_path / "run")
-    summary = evaluate(settings, execute=in_process, progress=lambda done, of: told.append((done, of)))
+    summary = evaluate(settings, execute=in_process, progress=lambda t: told.append(t.line()))
     predictions = predictions_in(settings.out)
     assert len({p.question_id for p in predictions}) == len({p.key for p in predictions}) == 8
     assert {p.outcome for p in predictions} <= {Outcome.OK, Outcome.EMPTY}
     assert len(set(texts(predictions).values())) > 2  # the answers depend on what is asked and shown
-    assert told[-1] == (8, 8)
+    assert told[-1].startswith("8/8 questions, ")
+    assert told[-1].endswith("8 answered, 0 failed")
     assert {n: c["questions"] for n, c in summary["coverage"].items()} == {"msvd_qa": 3, "pope": 5}
     assert summary["coverage"]["msvd_qa"]["waits_for_judge"]
     assert summary["benchmarks"].keys() == {"pope"}
@@ -132,7 +133,7 @@ def test_a_killed_run_goes_on_where_it_was(root, model, tmp_path, monkeypatch):
         if len(commits) == 2:
             raise KeyboardInterrupt
         commits.append(unit.id)
-        real(self, unit, *rest)
+        return real(self, unit, *rest)
 
     monkeypatch.setattr(Answerer, "_commit", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -165,11 +166,11 @@ def test_what_the_device_refused_is_asked_again(root, model, tmp_path, monkeypat
     settings = asking(root, model, tmp_path / "run", coverage_floor=0.0)
     refused = []
 
-    def out_of_memory(self, *_):
+    def out_of_memory(*_):
         refused.append(1)
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(LocalEngine, "_generate", out_of_memory)
+    monkeypatch.setattr(local, "greedy", out_of_memory)
     assert {p.outcome for p in answered(settings)} == {Outcome.FAILED}
     assert refused
     assert {r["reason"] for r in Run.open(settings.out).quarantine()} == {Reason.GENERATION_FAILED}
@@ -203,9 +204,9 @@ def test_the_batch_size_changes_no_answer(root, model, tmp_path):
 def test_the_reference_protocol_asks_with_its_own_template(root, model, tmp_path):
     seen = []
 
-    def note(units, settings, progress):
+    def note(units, work):
         seen.extend((u.benchmark, u.asking.template, u.asking.aspect) for u in units)
-        in_process(units, settings, progress)
+        return in_process(units, work)
 
     for protocol in ("corrected", "reference"):
         evaluate(asking(root, model, tmp_path / protocol, protocol=protocol), execute=note)

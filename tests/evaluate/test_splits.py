@@ -15,6 +15,7 @@ from raypipe.doctor.eval_root import check_eval_root
 from raypipe.errors import RequestError
 from raypipe.evaluate.plan import asking_for, plan_units
 from raypipe.evaluate.run import evaluate, in_process, judge_again
+from raypipe.evaluate.tree import open_tree
 from raypipe.model.build import Card
 from raypipe.records import PREDICTION_SCHEMA, fingerprint, predictions_of
 from raypipe.report.collect import read_evaluation
@@ -96,7 +97,7 @@ def test_without_a_split_the_names_are_as_they_always_were(root, tiny_folder, tm
     questions = benchmarks.load("pope").questions(root)
     how = [asking_for(b, settings, "w", card) for b in (benchmarks.load("gqa"), *pope.BY_SPLIT.values())]
     assert len({a.name() for a in how}) == 3
-    units = [plan_units("pope", questions, a, 16, root)[0].id for a in how]
+    units = [plan_units("pope", questions, a, 16, 512, open_tree(str(root)))[0].id for a in how]
     assert len(set(units)) == 3
     fields = {f.name: getattr(how[0], f.name) for f in dataclasses.fields(how[0]) if f.name != "split"}
     plain = {k: v.model_dump() if k in ("sampling", "rendition") else v for k, v in fields.items()}

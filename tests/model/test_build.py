@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 
 from raypipe.errors import RequestError
-from raypipe.model.build import Card, folder_of, load_model, random_model, save_model, weights_fingerprint
+from raypipe.model.build import Card, folder_of, load_model, random_model, save_model
+from raypipe.model.describe import weights_fingerprint
 from raypipe.model.lora import add_lora, merge
 from raypipe.model.splice import whole
 from raypipe.settings import Lora, Rendition, Sampling

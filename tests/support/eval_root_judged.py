@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raypipe.benchmarks import video_chatgpt
+from raypipe.grading.aspects import graded_by_aspects
 from raypipe.grading.metrics import Graded, ungraded
 from raypipe.records import Outcome, Question
 from tests.support.case import Case
@@ -103,7 +104,7 @@ def _graded(question: Question, right: bool) -> Graded:
 
 def _marked(question: Question, right: bool) -> Graded:
     aspects = [aspect for aspect, of in video_chatgpt.ASPECTS.items() if of == question.category]
-    return video_chatgpt.graded(question, dict.fromkeys(aspects, "5" if right else "0"))
+    return graded_by_aspects(question, dict.fromkeys(aspects, 5 if right else 0))
 
 
 CASES: dict[str, Case] = {

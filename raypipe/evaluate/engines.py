@@ -1,0 +1,49 @@
+"""What is evaluated: which weights by which name, and the engine that answers with them.
+
+Imports no model before it is asked for: workers that read media need none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raypipe.evaluate.engine import Engine
+from raypipe.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from raypipe.model.cards import Card
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model by its content, and how it wants to be shown media."""
+
+    weights: str
+    card: Card
+
+
+def subject_of(settings: EvaluateSettings) -> Subject:
+    """The model that the settings name.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    from raypipe.model.describe import describe_model
+
+    card, weights = describe_model(settings.model, settings.model_base)
+    return Subject(weights, card)
+
+
+def open_engine(settings: EvaluateSettings) -> Engine:
+    """The engine that answers for it; loads the weights.
+
+    Raises:
+        RequestError: the model cannot be loaded.
+    """
+    import torch
+
+    from raypipe.evaluate.local import load_engine
+
+    torch.set_num_threads(max(1, int(settings.actor_cpus)))
+    return load_engine(settings.model, settings.model_base, settings.precision, settings.batch)

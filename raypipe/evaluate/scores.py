@@ -1,0 +1,102 @@
+"""Scores and coverage of predictions and verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from raypipe import benchmark as benchmarks
+from raypipe.errors import BudgetError
+from raypipe.evaluate.certificate import Certificate
+from raypipe.records import Outcome, Prediction, Verdict
+from raypipe.store.run import Run
+
+ANSWERED = (Outcome.OK, Outcome.EMPTY)
+SCORES = "scores.json"
+
+
+def summarise(
+    predictions: Sequence[Prediction],
+    verdicts: Mapping[str, Verdict],
+    missing: Mapping[str, str],
+    *,
+    judged: bool,
+    splits: Mapping[str, str],
+    certificate: Certificate | None = None,
+) -> dict[str, Any]:
+    """Scores and coverage by benchmark; an answer without a verdict is missing, never zero.
+
+    A benchmark that can be graded neither by a rule nor by a live judge has answers only, and no score.
+
+    Args:
+        verdicts: by question id; only those on these very answers.
+        judged: whether a judge was asked.
+    """
+    by_benchmark: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
+    scores: dict[str, Any] = {}
+    coverage: dict[str, Any] = {}
+    for name, items in sorted(by_benchmark.items()):
+        benchmark = benchmarks.load(name, splits.get(name))
+        answered = [p for p in items if p.outcome in ANSWERED]
+        answers_only = benchmark.rule is None and benchmark.rubric is None
+        waits = benchmark.rubric is not None and not judged
+        if waits or answers_only:
+            counted = len(answered)
+        else:
+            graded = [_graded(benchmark, p, verdicts) for p in items]
+            counted = sum(1 for g in graded if g.value is not None)
+            scores[name] = [_finite(asdict(s)) for s in benchmarks.scores(benchmark, graded)]
+        coverage[name] = {
+            "questions": len(items),
+            "answered": len(answered),
+            "counted": counted,
+            "share": counted / len(items) if items else 0.0,
+            "waits_for_judge": waits,
+            "answers_only": answers_only,
+            **({"split": benchmark.split} if benchmark.split else {}),
+            "outcomes": _outcomes(items, verdicts),
+        }
+    certified = {"certificate": certificate.row()} if certificate else {}
+    return {"benchmarks": scores, "coverage": coverage, "missing_benchmarks": dict(missing), **certified}
+
+
+def write_scores(run: Run, summary: Mapping[str, Any]) -> None:
+    run.store.replace(SCORES, (json.dumps(summary, indent=1, sort_keys=True) + "\n").encode())
+
+
+def check_coverage(run: Run, summary: dict[str, Any], floor: float) -> None:
+    """Refuses, after the commit, a run with too many questions unanswered or without a verdict."""
+    under = {n: c for n, c in summary["coverage"].items() if c["share"] < floor}
+    if under:
+        listed = "; ".join(f"{n} {c['counted']} of {c['questions']}" for n, c in sorted(under.items()))
+        raise BudgetError(
+            f"coverage is under the floor of {100 * floor:g} %: {listed}; "
+            f"all answers are committed in {run.store.root}",
+            "look at quarantine.jsonl there, run the same command again, or lower coverage_floor=",
+            summary,
+        )
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A metric without an answer has no value; JSON has no word for NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _graded(
+    benchmark: benchmarks.Benchmark, prediction: Prediction, verdicts: Mapping[str, Verdict]
+) -> benchmarks.Graded:
+    return benchmarks.grade_answer(benchmark, prediction, verdicts.get(prediction.question_id))
+
+
+def _outcomes(items: Sequence[Prediction], verdicts: Mapping[str, Verdict]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for prediction in items:
+        verdict = verdicts.get(prediction.question_id)
+        outcome = verdict.outcome if verdict and verdict.outcome is not Outcome.OK else prediction.outcome
+        counts[str(outcome)] = counts.get(str(outcome), 0) + 1
+    return counts

@@ -1,0 +1,1 @@
+"""How other people's annotation and answer files are laid out: one module a format, read or written."""
