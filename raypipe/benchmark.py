@@ -112,6 +112,7 @@ class Benchmark:
         extract: takes the eval root and the folders by name, and writes media that are not had as files.
         split: which of several question sets this is; empty where there is one. See ``load``.
         source: where its data are to be had, for a person who has none of them.
+        size: how many questions the published set has; 0 where that is not known.
         max_new_tokens: the longest answer.
         pad: the reference pads images to a square (``protocol=reference`` only; corrected always pads).
         reference_template: the chat template the reference asks with.
@@ -138,6 +139,7 @@ class Benchmark:
     extract: Callable[[Path, Mapping[str, Path]], Written] | None = None
     split: str = ""
     source: str = ""
+    size: int = 0
     max_new_tokens: int = 128
     pad: bool = True
     reference_template: str = "v1"

@@ -35,13 +35,20 @@ GUIDE = "Video-LLaVA's guide (TRAIN_AND_VALIDATE.md, section Evaluation)"
 
 
 def video_qa(
-    name: str, title: str, folder: str, videos: str, published: Mapping[str, float], prefix: str = ""
+    name: str,
+    title: str,
+    folder: str,
+    videos: str,
+    size: int,
+    published: Mapping[str, float],
+    prefix: str = "",
 ) -> Benchmark:
     """One of the four.
 
     Args:
         folder: its folder below ``GPT_Zero_Shot_QA``.
         videos: the folder of the videos below that.
+        size: how many questions it has.
         published: Video-LLaVA-7B's accuracy (percent) and score (0..5).
         prefix: what a video's file name has before its ``video_name``.
     """
@@ -55,6 +62,7 @@ def video_qa(
         read=partial(read_questions, name=name, place=place, videos=f"{place}/{videos}", prefix=prefix),
         measure=measure,
         primary="accuracy",
+        size=size,
         rubric="video_qa",
         verdicts=read_verdicts,
         max_new_tokens=1024,

@@ -14,6 +14,7 @@ BENCHMARK = video_qa(
     title="ActivityNet-QA",
     folder="Activitynet_Zero_Shot_QA",
     videos="all_test",
+    size=8_000,
     published={"accuracy": 45.3, "score": 3.3},
     prefix="v_",
 )

@@ -82,6 +82,7 @@ BENCHMARK = Benchmark(
     rule=ExactMatch(short_answer),
     measure=compositional_metrics,
     primary="accuracy",
+    size=12_578,
     source=(
         "llava_gqa_testdev_balanced.jsonl is in LLaVA's eval.zip; questions1.2.zip and images.zip are on "
         "https://cs.stanford.edu/people/dorarad/gqa/download.html"

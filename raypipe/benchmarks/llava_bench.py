@@ -85,6 +85,7 @@ BENCHMARK = Benchmark(
     read=read_questions,
     measure=review_metrics,
     primary="all",
+    size=60,
     verdicts=read_reviews,
     named_by_verdicts=partial(questions_of_reviews, benchmark=NAME),
     source="The data set liuhaotian/llava-bench-in-the-wild on Hugging Face (questions, context, GPT-4's "

@@ -85,6 +85,7 @@ BENCHMARK = Benchmark(
     read=read_questions,
     measure=grade_metrics,
     primary="total",
+    size=218,
     verdicts=read_grades,
     upload=write_upload,
     source="llava-mm-vet.jsonl is in LLaVA's eval.zip (docs/Evaluation.md); mm-vet.json and the images are "

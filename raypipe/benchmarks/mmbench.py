@@ -81,6 +81,7 @@ def _of_split(split: str) -> Benchmark:
         upload=partial(write_upload, split=split),
         unpack=partial(unpack_pictures, table=SPLITS[split], pictures=_pictures(split)),
         split=split,
+        size=4_377 if split == DEFAULT else 0,
         source=SOURCE,
         max_new_tokens=1024,
         published={"circular": 60.9} if split == DEFAULT else {},

@@ -84,6 +84,7 @@ BENCHMARK = Benchmark(
     rule=ExactMatch(first_yes_or_no),
     measure=partial(task_metrics, sums=TASKS),
     primary="perception",
+    size=2_374,
     upload=write_calculator_files,
     source=SOURCE,
     published_elsewhere={"LLaVA-1.5-7B": 1510.7, "LLaVA-1.5-13B": 1531.3},

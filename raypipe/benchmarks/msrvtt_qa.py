@@ -12,5 +12,6 @@ BENCHMARK = video_qa(
     title="MSRVTT-QA",
     folder="MSRVTT_Zero_Shot_QA",
     videos="videos/all",
+    size=72_821,
     published={"accuracy": 59.2, "score": 3.5},
 )

@@ -12,5 +12,6 @@ BENCHMARK = video_qa(
     title="MSVD-QA",
     folder="MSVD_Zero_Shot_QA",
     videos="videos",
+    size=13_157,
     published={"accuracy": 70.7, "score": 3.9},
 )

@@ -71,6 +71,7 @@ BENCHMARK = Benchmark(
     rule=ExactMatch(yes_or_no),
     measure=detection_metrics,
     primary="f1",
+    size=8_910,
     published={"f1": 84.4},
     source="llava_pope_test.jsonl is in LLaVA's eval.zip (docs/Evaluation.md); coco/ is output/coco of "
     "AoiDragon/POPE at commit e3e39262, as later labels do not fit the questions; val2014 is COCO's",

@@ -17,7 +17,7 @@ from pathlib import Path
 from raypipe.benchmark import OPTION_LETTER, VIDEO_LLAVA, Benchmark, make_question
 from raypipe.errors import RequestError
 from raypipe.eval_root import Row, field, medium_path, read_json_rows
-from raypipe.formats.science_problems import Problems, read_test_ids
+from raypipe.formats.science_problems import Problems
 from raypipe.grading.answers import option_letter
 from raypipe.grading.metrics import GradedTable, Metric, by_facet, proportion, unread
 from raypipe.grading.rules import ExactMatch
@@ -35,29 +35,19 @@ def read_questions(eval_root: Path) -> list[Question]:
     Raises:
         RequestError: a damaged row, or a question file that is not the test split.
     """
-    path, problems = eval_root / QUESTIONS, Problems(eval_root / PROBLEMS)
-    test_ids = read_test_ids(eval_root / SPLITS)
+    path, problems = eval_root / QUESTIONS, Problems(eval_root / PROBLEMS, eval_root / SPLITS)
     questions = []
     for number, row in enumerate(read_json_rows(path), 1):
         where = f"row {number}"
-        row_id = field(row, "id", path, where)
-        if row_id not in test_ids:
-            raise RequestError(f"{path}, {where}: {row_id!r} is not in the test split of {SPLITS}")
-        test_ids.remove(row_id)
-        bare, medium = _asked(row, path, where), None
+        row_id, medium = field(row, "id", path, where), None
         if row.get("image"):
             name = medium_path("scienceqa/images/test", field(row, "image", path, where), path, where)
             medium = MediumRef(MediumKind.IMAGE, name)
-        problem = problems.problem(row_id, illustrated=medium is not None)
+        problem = problems.take(row_id, medium is not None, f"{path}, {where}")
+        bare, tags = _asked(row, path, where), problem.tags
         asked = row_id, medium, bare + OPTION_LETTER, bare
-        questions.append(
-            make_question(NAME, *asked, problem.letter, category=problem.subject, tags=problem.tags)
-        )
-    if test_ids:
-        raise RequestError(
-            f"{path} lacks {len(test_ids)} questions of the test split, for example {min(test_ids)!r}",
-            "take llava_test_CQM-A.json and pid_splits.json from the same release",
-        )
+        questions.append(make_question(NAME, *asked, problem.letter, problem.subject, tags=tags))
+    problems.expect_all_taken(path)
     return questions
 
 
@@ -88,6 +78,7 @@ BENCHMARK = Benchmark(
     rule=ExactMatch(option_letter),
     measure=measure,
     primary="img_accuracy",
+    size=4_241,
     source=(
         "llava_test_CQM-A.json is in LLaVA's eval.zip; problems.json, pid_splits.json and the images of the "
         "test split are those of ScienceQA (lupantech/ScienceQA, data/scienceqa)"

@@ -80,6 +80,7 @@ BENCHMARK = Benchmark(
     rule=ExactMatch(as_it_stands),
     measure=measure,
     primary="accuracy",
+    size=19_242,
     upload=write_upload,
     media_sources=SOURCE_NAMES,
     extract=partial(write_video_frames, annotation=ANNOTATION, frames=VIDEO_FRAMES),

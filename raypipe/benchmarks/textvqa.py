@@ -65,6 +65,7 @@ BENCHMARK = Benchmark(
     rule=processed_soft_match,
     measure=accuracies,
     primary="accuracy",
+    size=5_000,
     source="questions: eval.zip of LLaVA 1.5's evaluation guide, to be unpacked into the eval root; "
     "TextVQA_0.5.1_val.json and train_val_images.zip: textvqa.org, into textvqa",
     published={"accuracy": 51.8},

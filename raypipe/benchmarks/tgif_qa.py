@@ -14,5 +14,6 @@ BENCHMARK = video_qa(
     title="TGIF-QA",
     folder="TGIF_Zero_Shot_QA",
     videos="mp4",
+    size=13_691,
     published={"accuracy": 70.0, "score": 4.0},
 )

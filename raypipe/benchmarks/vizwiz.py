@@ -9,20 +9,17 @@ they are clean); the average precision of answerability needs a confidence and i
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from raypipe.benchmark import ONE_WORD, VIDEO_LLAVA, Benchmark, make_question
 from raypipe.errors import RequestError
 from raypipe.eval_root import field, medium_path, read_json_rows
+from raypipe.formats.official_vqa import write_image_answers
 from raypipe.formats.question_files import read_asked
 from raypipe.grading.metrics import accuracies, accuracies_by_facet
 from raypipe.grading.soft_accuracy import processed_soft_match, ten_answers
-from raypipe.grading.vqa_answers import processed
 from raypipe.records import MediumKind, MediumRef, Question
-from raypipe.submission import expect_all_answered, write_whole
 
 NAME = "vizwiz"
 TEST, VAL = "vizwiz/llava_test.jsonl", "vizwiz/val.json"
@@ -56,15 +53,6 @@ def read_val(eval_root: Path) -> list[Question]:
     return questions
 
 
-def write_upload(
-    eval_root: Path, questions: Sequence[Question], replies: Mapping[str, str], out: Path
-) -> list[Path]:
-    """A JSON array of image and processed answer, in the order of the question file; each must be there."""
-    expect_all_answered(questions, replies)
-    rows = [{"image": q.extra["image"], "answer": processed(replies[q.id])} for q in questions]
-    return [write_whole(out, json.dumps(rows).encode())]
-
-
 BENCHMARK = Benchmark(
     name=NAME,
     title="VizWiz test",
@@ -72,9 +60,10 @@ BENCHMARK = Benchmark(
     folder="vizwiz",
     files=(TEST,),
     read=read_test,
-    upload=write_upload,
+    upload=write_image_answers,
     measure=accuracies,
     primary="accuracy",
+    size=8_000,
     split="test",
     source="questions: eval.zip of LLaVA 1.5's evaluation guide, to be unpacked into the eval root; "
     "images (test.zip): vizwiz.org, task VQA, as vizwiz/test",

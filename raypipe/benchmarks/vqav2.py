@@ -58,6 +58,7 @@ BENCHMARK = Benchmark(
     upload=write_upload,
     measure=accuracies,
     primary="accuracy",
+    size=107_394,
     split="test-dev2015",
     source="questions (llava_vqav2_mscoco_test*2015.jsonl): eval.zip of LLaVA 1.5's evaluation guide, to be "
     "unpacked into the eval root; images: COCO test2015 (cocodataset.org) as vqav2/test2015",
@@ -75,6 +76,7 @@ VAL = Benchmark(
     rule=uploaded_soft_match,
     measure=partial(accuracies_by_facet, facets=FACETS),
     primary="accuracy",
+    size=214_354,
     split="val2014",
     source="questions and annotations (v2_*_val2014_*.json): visualqa.org, download page, into vqav2; "
     "images: COCO val2014 (cocodataset.org) as vqav2/val2014",

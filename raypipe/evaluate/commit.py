@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from raypipe.evaluate.certificate import Certificate
 from raypipe.evaluate.plan import Plan
-from raypipe.evaluate.read import THUMBS
+from raypipe.evaluate.read import PREPARED, THUMBS
 from raypipe.evaluate.scores import ANSWERED, SCORES
 from raypipe.evaluate.work import CERTIFICATES, PREDICTIONS, SPLITS
 from raypipe.records import (
@@ -21,7 +21,7 @@ from raypipe.records import (
 )
 from raypipe.store.ledger import Ledger
 from raypipe.store.run import Manifest, Run
-from raypipe.store.shards import Shard
+from raypipe.store.shards import Shard, metadata_of
 
 
 def ledger_of(run: Run) -> Ledger:
@@ -53,10 +53,11 @@ def commit(run: Run, plan: Plan, predictions: list[Prediction]) -> None:
     """Writes the manifest of a run whose units are all committed."""
     unanswered = [p for p in predictions if p.outcome not in ANSWERED]
     files = [run.entry(f"{PREDICTIONS}/{u.id}.arrow", u.count) for u in plan.units]
-    files += [
-        run.entry(n, Shard(run.store, n, THUMBS_SCHEMA).table().num_rows)
-        for n in run.store.list(THUMBS, ".arrow")
-    ]
+    taken = 0
+    for name in run.store.list(THUMBS, ".arrow"):
+        thumbs = Shard(run.store, name, THUMBS_SCHEMA).table()
+        files.append(run.entry(name, thumbs.num_rows))
+        taken += int(metadata_of(thumbs).get(PREPARED, 0))
     files += [run.entry(n, 1) for n in run.store.list(CERTIFICATES, ".json")]
     found = certificate_of(run)
     manifest = Manifest(
@@ -67,6 +68,7 @@ def commit(run: Run, plan: Plan, predictions: list[Prediction]) -> None:
             "ok": len(predictions) - len(unanswered),
             "quarantined": len(unanswered),
             "media": len({(u.benchmark, g.medium.path) for u in plan.units for g in u.groups if g.medium}),
+            **({"media_prepared": taken} if run.settings["settings"].get("prepared") else {}),
         },
         facts={
             "missing_benchmarks": dict(plan.missing),
@@ -82,6 +84,13 @@ def certificate_of(run: Run) -> Certificate | None:
     names = run.store.list(CERTIFICATES, ".json")
     parts = [Certificate.of(json.loads(run.store.read(name))) for name in names]
     return Certificate.together(parts) if parts else None
+
+
+def media_of(run: Run) -> dict[str, dict[str, int]]:
+    """How many of the media were taken from prepare runs, for a summary; nothing where none were named."""
+    totals = run.manifest["totals"]
+    taken = totals.get("media_prepared")
+    return {} if taken is None else {"media": {"all": totals["media"], "prepared": taken}}
 
 
 def predictions_in(run: Run) -> list[Prediction]:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from raypipe import benchmark as benchmarks
 from raypipe.errors import RequestError
 from raypipe.evaluate.engines import subject_of
+from raypipe.evaluate.prepared import check_prepared
 from raypipe.evaluate.tree import Tree, open_tree
 from raypipe.records import MediumKind, MediumRef, Question, fingerprint
 from raypipe.settings import EvaluateSettings, Rendition, Sampling
@@ -114,6 +115,8 @@ def make_plan(settings: EvaluateSettings) -> Plan:
 def _plan_of(settings: EvaluateSettings, tree: Tree) -> Plan:
     chosen, missing = choose_benchmarks(settings, tree)
     subject = subject_of(settings)
+    shown = (settings.sampling or subject.card.sampling, settings.rendition or subject.card.rendition)
+    check_prepared(settings.prepared, *shown)
     units: list[Unit] = []
     for benchmark in sorted(chosen, key=lambda b: (b.rubric is None, b.name)):
         questions = benchmark.questions(tree.annotations)[: settings.limit]

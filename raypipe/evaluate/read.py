@@ -14,6 +14,7 @@ from PIL import Image
 
 from raypipe.evaluate.attempts import Attempt
 from raypipe.evaluate.plan import Unit
+from raypipe.evaluate.prepared import PreparedFrames
 from raypipe.media.decode import DecodeRequest
 from raypipe.media.sandbox import Sandbox, shared_sandbox
 from raypipe.records import (
@@ -34,6 +35,7 @@ from raypipe.store.shards import encode
 
 THUMBS = "thumbs"
 THUMB_PX = 96
+PREPARED = "raypipe.prepared"  # in a thumbs file: how many of its media came out of a prepare run
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,40 @@ class Reader:
     Attributes:
         store: the run, which keeps a strip of small pictures for each medium.
         root: the root that media are named below; a folder, or an address.
+        prepared: prepare runs whose frames are taken where they hold a medium as it would be decoded.
     """
 
     store: Store
     root: str
     limits: DecodeLimits
+    prepared: tuple[str, ...] = ()
 
     def __call__(self, unit: Unit, attempt: Attempt | None = None) -> dict[str, Medium | Rejection]:
         """Every medium of a unit by its path below the root, or the reason why it cannot be shown."""
+        requests = list(self._requests(unit))
+        held = self._held([request for _, request in requests])
+        left = [(place, request) for place, request in requests if request.path not in held]
         if attempt is not None and attempt.alone:
-            media = self._one_by_one(unit, attempt)
+            media = self._one_by_one(unit, attempt, left)
         else:
-            media = self._read([request for _, request in self._requests(unit)])
+            media = self._read([request for _, request in left])
+        media |= held
         if unit.asking.control == "repeat_frame":
             media = {p: repeat_one_frame(m) if isinstance(m, Medium) else m for p, m in media.items()}
-        self.store.put_new(f"{THUMBS}/{unit.id}.arrow", thumbs_of(media))
+        self.store.put_new(f"{THUMBS}/{unit.id}.arrow", thumbs_of(media, len(held)))
         return media
+
+    def _held(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
+        """The media that prepare runs hold."""
+        if not self.prepared:
+            return {}
+        frames = PreparedFrames(self.prepared, self.root)
+        found: dict[str, Medium | Rejection] = {}
+        for r in requests:
+            medium = frames.find(MediumRef(r.kind, r.path), r.sampling, r.rendition)
+            if medium is not None:
+                found[r.path] = medium
+        return found
 
     def _read(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
         return {result.path: result for result in self._sandbox().decode_all(requests)}
@@ -67,9 +87,11 @@ class Reader:
         """The decoding child of this worker, which stays for many units."""
         return shared_sandbox(self.limits)
 
-    def _one_by_one(self, unit: Unit, attempt: Attempt) -> dict[str, Medium | Rejection]:
+    def _one_by_one(
+        self, unit: Unit, attempt: Attempt, requests: Sequence[tuple[int, DecodeRequest]]
+    ) -> dict[str, Medium | Rejection]:
         media: dict[str, Medium | Rejection] = {}
-        for place, request in self._requests(unit):
+        for place, request in requests:
             if place in attempt.harmful:
                 said = "the process that reads it was ended by it, or by too little memory beside it"
                 media[request.path] = Rejection(
@@ -130,14 +152,15 @@ def repeat_one_frame(medium: Medium) -> Medium:
     )
 
 
-def thumbs_of(media: Mapping[str, Medium | Rejection]) -> bytes:
-    """The small pictures of a unit's media as an Arrow file."""
+def thumbs_of(media: Mapping[str, Medium | Rejection], prepared: int = 0) -> bytes:
+    """The small pictures of a unit's media as an Arrow file; it says how many media were not decoded."""
     rows = [
         {"medium": path, "frames": list(thumbnails(m)), "pts_s": list(m.pts_s)}
         for path, m in media.items()
         if isinstance(m, Medium)
     ]
-    return encode(pa.Table.from_pylist(rows, schema=THUMBS_SCHEMA))
+    table = pa.Table.from_pylist(rows, schema=THUMBS_SCHEMA)
+    return encode(table, {PREPARED: str(prepared)} if prepared else None)
 
 
 def thumbnails(medium: Medium) -> tuple[bytes, ...]:

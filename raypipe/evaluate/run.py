@@ -9,7 +9,7 @@ from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.evaluate.attempts import forget
-from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, predictions_in
+from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, media_of, predictions_in
 from raypipe.evaluate.judging import Judging
 from raypipe.evaluate.plan import Plan, Unit, make_plan
 from raypipe.evaluate.progress import Tally
@@ -39,7 +39,8 @@ def evaluate(
 
     Returns:
         {"benchmarks": {name: [score, ...]}, "coverage": {name: {...}}, "missing_benchmarks": {name: path}},
-        and "certificate": what asking a sample once more, one at a time, found
+        "certificate": what asking a sample once more, one at a time, found, and with prepare runs
+        "media": {"all": n, "prepared": those that were not decoded}
 
     Raises:
         RequestError: unknown benchmark, missing model or data, no key for the judge.
@@ -93,6 +94,7 @@ def evaluate(
             splits=settings.splits,
             certificate=certificate_of(run),
         )
+        summary |= media_of(run)
         write_scores(run, summary)
         lease.finish()
     check_coverage(run, summary, settings.coverage_floor)
@@ -126,6 +128,7 @@ def judge_again(
     summary = summarise(
         predictions, verdicts, missing, judged=True, splits=splits, certificate=certificate_of(run)
     )
+    summary |= media_of(run)
     write_scores(run, summary)
     stored = body["settings"]["coverage_floor"]
     check_coverage(run, summary, stored if coverage_floor is None else coverage_floor)

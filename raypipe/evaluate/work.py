@@ -45,7 +45,7 @@ class Work:
         return Store(self.settings.out)
 
     def reader(self) -> Reader:
-        return Reader(self.store, self.root, self.settings.limits)
+        return Reader(self.store, self.root, self.settings.limits, tuple(self.settings.prepared))
 
     def answerer(self) -> Answerer:
         """Loads the model."""
@@ -206,4 +206,5 @@ def _prediction(unit: Unit, question: Question, reply: Reply, outcome: Outcome) 
         detail=reply.failed,
         new_tokens=reply.new_tokens,
         tags=question.tags,
+        context=str(question.extra.get("context", "")),
     )

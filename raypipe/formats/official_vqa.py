@@ -1,4 +1,4 @@
-"""Files of the official VQA evaluation: questions and annotations of a split, and what its server takes."""
+"""Files of the official VQA evaluation: questions and annotations of a split, and what servers take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raypipe.formats.question_files import SAME_RELEASE, Truth
 from raypipe.grading.soft_accuracy import ten_answers
 from raypipe.grading.vqa_answers import processed
 from raypipe.records import Question
-from raypipe.submission import write_whole
+from raypipe.submission import expect_all_answered, write_whole
 
 FACETS = ("answer_type", "question_type")
 IMAGE_ID = re.compile(r"[0-9]{1,12}")
@@ -97,4 +97,21 @@ def write_server_answers(
         raise RequestError(
             f"{path} lacks {len(lost)} of the questions asked, for example {min(lost)}", SAME_RELEASE
         )
+    return [write_whole(out, json.dumps(rows).encode())]
+
+
+def write_image_answers(
+    eval_root: Path, questions: Sequence[Question], replies: Mapping[str, str], out: Path
+) -> list[Path]:
+    """VizWiz's JSON array of image and processed answer, in the order of the questions.
+
+    Args:
+        questions: ``extra`` has the name of the ``image``.
+        replies: by question id; a reply that is empty is an answer.
+
+    Raises:
+        RequestError: a question has no answer, which the server does not take.
+    """
+    expect_all_answered(questions, replies)
+    rows = [{"image": q.extra["image"], "answer": processed(replies[q.id])} for q in questions]
     return [write_whole(out, json.dumps(rows).encode())]

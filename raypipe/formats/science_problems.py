@@ -9,6 +9,7 @@ from typing import Any
 
 from raypipe.errors import RequestError
 from raypipe.eval_root import Row, field, read_json
+from raypipe.formats.question_files import SAME_RELEASE, Truth
 from raypipe.grading.answers import LETTERS
 
 GRADE = re.compile("grade([0-9]{1,2})")
@@ -23,35 +24,34 @@ class Problem:
     tags: tuple[str, ...]
 
 
-def read_test_ids(path: Path) -> set[str]:
-    """The ids of the test split.
-
-    Raises:
-        RequestError: missing, damaged, or there is none.
-    """
-    splits = read_json(path)
-    if not isinstance(splits, dict) or not isinstance(splits.get("test"), list):
-        raise RequestError(f"{path} does not hold a 'test' split")
-    return {str(row_id) for row_id in splits["test"]}
-
-
 class Problems:
-    """The problems of a file, each checked when it is asked for."""
+    """The problems of the test split, each checked when it is asked for, and asked for but once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, splits_path: Path) -> None:
         self._path = path
         self._rows = read_json(path)
         if not isinstance(self._rows, dict):
             raise RequestError(f"{path} does not hold one object a problem id")
+        splits = read_json(splits_path)
+        if not isinstance(splits, dict) or not isinstance(splits.get("test"), list):
+            raise RequestError(f"{splits_path} does not hold a 'test' split")
+        self._test: Truth[None] = Truth(splits_path, SAME_RELEASE)
+        for row_id in splits["test"]:
+            self._test.add(str(row_id), None, "the test split")
 
-    def problem(self, row_id: str, illustrated: bool) -> Problem:
+    def expect_all_taken(self, asked: Path) -> None:
+        """Raises RequestError if a problem of the test split was not asked for."""
+        self._test.expect_all_taken(asked)
+
+    def take(self, row_id: str, illustrated: bool, asked_at: str) -> Problem:
         """One problem; its tags are ``subject``, ``topic``, ``grade`` and ``context``, where they are given.
 
         ``grade`` is 1-6 or 7-12. ``context`` is ``text`` (there is a hint), ``image``, both, or ``none``.
 
         Raises:
-            RequestError: it is not there, or is damaged.
+            RequestError: it is not in the test split, was asked for before, or is damaged.
         """
+        self._test.take(row_id, asked_at)
         row = self._rows.get(row_id)
         letter = self._right_letter(row, row_id)
         tags = self._tags(row, illustrated, f"problem {row_id!r}")

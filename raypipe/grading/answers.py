@@ -10,7 +10,7 @@ import re
 UNREADABLE = "FAILED"
 LETTERS = "ABCDE"
 
-_ANSWER_IS = re.compile(r"The answer is ([A-Z])\.")
+_ANSWER_IS = re.compile("The answer is ([A-Z]).")  # any character may follow, as officially
 
 
 def yes_or_no(reply: str) -> str:
@@ -44,8 +44,9 @@ def option_letter(reply: str) -> str:
     """ScienceQA's reading (LLaVA ``eval_science_qa.py``): an option letter, or ``FAILED``.
 
     Three forms are read: the letter alone, ``B. text``, and ``The answer is B.`` if it occurs exactly
-    once. "B is right" is not read, as officially. The third form may name a letter past E, which is no
-    option and never right.
+    once. "B is right" is not read, as officially. In the third form any character but a line's end may
+    stand for the full stop, so that "The answer is B, I think" and "The answer is Bees" are B and a letter
+    at the very end is not read; it may name a letter past E, which is no option and never right.
     """
     if len(reply) == 1 and reply in LETTERS:
         return reply

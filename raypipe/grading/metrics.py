@@ -196,7 +196,8 @@ def all_right(table: GradedTable, group: NDArray[np.int64]) -> tuple[Floats, Mas
 def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
     """Metrics of several runs over the same questions as one each: the mean of their values.
 
-    The counts of the runs lie side by side, so that a resample of media takes the same media of every run.
+    Where the runs answer the same questions, a proportion stays one, of each question's mean. Else the
+    counts of the runs lie side by side, so that a resample of media takes the same media of every run.
 
     Args:
         runs: the metrics of each run, of tables with the same rows.
@@ -207,11 +208,16 @@ def averaged(runs: Sequence[Sequence[Metric]]) -> list[Metric]:
 
 
 def _mean_of(metrics: Sequence[Metric]) -> Metric:
+    first = metrics[0]
+    if all(m.proportion and np.array_equal(m.answered, first.answered) for m in metrics):
+        # The mean of the runs is then the proportion of each question's mean.
+        counts = np.mean([m.counts for m in metrics], axis=0)
+        return replace(first, counts=counts)
+
     def formula(sums: Floats) -> Floats:
         parts = np.split(sums, len(metrics), axis=-1)
         return np.nanmean([m.formula(part) for m, part in zip(metrics, parts, strict=True)], axis=0)
 
-    first = metrics[0]
     answered = np.logical_or.reduce([m.answered for m in metrics])
     counts = np.concatenate([m.counts * m.answered[:, None] for m in metrics], axis=1)
     return Metric(first.name, first.asked, answered, counts, formula, first.bounds)

@@ -21,7 +21,7 @@ from typing import Any
 
 from raypipe.errors import ServiceError
 from raypipe.media.fault import MediumError
-from raypipe.records import Reason
+from raypipe.records import MediumKind, Reason, fingerprint
 from raypipe.settings import local
 
 _LISTERS = 16  # folders of a remote root that are listed at once
@@ -40,6 +40,11 @@ class State:
 
 
 MISSING = State(-1, "")
+
+
+def medium_key(kind: MediumKind, path: str, state: State) -> str:
+    """Names a medium by kind, path, size and ETag or time of change, without reading it."""
+    return fingerprint(kind, path, state.size, state.stamp)
 
 
 class MediaRoot:
@@ -70,6 +75,21 @@ class MediaRoot:
             ServiceError: a remote storage fails.
         """
         return self._local_states(paths) if self.is_local else self._remote_states(paths)
+
+    def state(self, path: str) -> State:
+        """The state of one medium; of a remote root by one request, without listing its folder.
+
+        Raises:
+            ServiceError: a remote storage fails.
+        """
+        if self.is_local:
+            return self._local_states([path])[path]
+        if _leads_out(path) or not _is_text(path):
+            return MISSING
+        try:
+            return self._look(self._address(path))
+        except MediumError:
+            return MISSING
 
     @contextlib.contextmanager
     def local_file(self, path: str, expected: State | None = None) -> Iterator[Path]:

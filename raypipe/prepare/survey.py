@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from raypipe.errors import RequestError
-from raypipe.media.source import MediaRoot
+from raypipe.media.source import MediaRoot, medium_key
 from raypipe.prepare.read import Annotations
 from raypipe.prepare.units import Wanted
 from raypipe.records import Clip, MediumKind, MediumRef, fingerprint
@@ -61,15 +61,10 @@ def survey(settings: DatasetSettings, annotations: Annotations) -> Survey:
     for kind in MediumKind:
         for paths in _chunks(sorted(path for k, path in seen if k is kind)):
             for path, state in root.states(paths).items():
-                key = medium_key(kind, path, state.size, state.stamp)
+                key = medium_key(kind, path, state)
                 out.keys[kind, path] = key
                 out.media.append(Wanted(key, kind, path, state.size, state.stamp))
     return out
-
-
-def medium_key(kind: MediumKind, path: str, size: int, stamp: str) -> str:
-    """Names a medium by kind, path, size and ETag or time of change, without reading it."""
-    return fingerprint(kind, path, size, stamp)
 
 
 def is_removed(clip: Clip, removed: frozenset[str]) -> bool:

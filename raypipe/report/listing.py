@@ -12,7 +12,7 @@ from raypipe.report.export import with_upload
 from raypipe.report.numbers import count
 
 WIDTH = 100
-TITLE = 26  # letters of a title in the list
+TITLE = 20  # letters of a title in the list
 
 
 def score_text(result: Mapping[str, Any]) -> str:
@@ -83,6 +83,10 @@ def evaluation_text(result: Mapping[str, Any], out: str) -> str:
                 value += f" [{s['low']:.2f}, {s['high']:.2f}]"
             lines.append(f"{head} {s['metric']:<24} {value:<26} {counted}")
     lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
+    if "media" in result:
+        media = result["media"]
+        taken = f"{count(media['prepared'])} of {count(media['all'])} media out of prepare runs"
+        lines.append(f"{'media':<16} {taken}, the others decoded")
     if result.get("certificate"):
         lines.append(f"{'certificate':<16} {certificate_text(result['certificate'])}")
     return "\n".join(lines)
@@ -133,6 +137,7 @@ def _row(b: Benchmark) -> dict[str, Any]:
         "name": b.name,
         "title": b.title,
         "media": str(b.media),
+        "size": b.size or None,
         "folder": b.folder,
         "files": [[f] if isinstance(f, str) else list(f) for f in b.files],
         "primary": b.primary,
@@ -151,7 +156,7 @@ def _row(b: Benchmark) -> dict[str, Any]:
 
 def benchmarks_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The list of benchmarks: one line each, and below it what the columns leave out."""
-    cells = [["name", "title", "media", "metric", "graded by", "published", "upload"]]
+    cells = [["name", "title", "media", "metric", "graded by", "questions", "published", "upload"]]
     for row in rows:
         published = row["published"].get(row["primary"])
         cells.append(
@@ -161,6 +166,7 @@ def benchmarks_text(rows: Sequence[Mapping[str, Any]]) -> str:
                 row["media"],
                 row["primary"],
                 row["graded_by"],
+                count(row["size"]) if row["size"] else "",
                 _published(published),
                 "yes" if row["upload"] else "",
             ]
@@ -175,7 +181,7 @@ def benchmarks_text(rows: Sequence[Mapping[str, Any]]) -> str:
         f"splits of {r['name']}: {', '.join(r['splits'])} (default {r['split']})" for r in rows if r["splits"]
     ]
     width = max(len(row["name"]) for row in rows)
-    lines += ["", "questions, below the eval root"]
+    lines += ["", "below the eval root"]
     lines += [f"  {row['name']:<{width}}  {row['folder']}" for row in rows]
     return "\n".join(part for line in lines for part in (_wrapped(line) if line else [""]))
 

@@ -89,8 +89,8 @@ def test_what_is_read_from_a_reply(root, reply, read):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("pid_splits.json", {"test": ["4"]}, "'5' is not in the test split"),
-        ("pid_splits.json", {"test": ["4", "5", "6"]}, "lacks 1 questions of the test split, .* '6'"),
+        ("pid_splits.json", {"test": ["4"]}, "'5' is not in pid_splits.json"),
+        ("pid_splits.json", {"test": ["4", "5", "6"]}, "holds 1 questions that .* does not ask, .* '6'"),
         ("pid_splits.json", {"train": []}, "does not hold a 'test' split"),
         ("problems.json", {"4": {"choices": ["a", "b"], "answer": 1}}, "problem '5' lacks choices"),
         ("problems.json", {"4": {"choices": ["a", "b"], "answer": True}}, "problem '4' lacks choices"),
@@ -117,5 +117,5 @@ def test_the_same_question_twice_is_refused(root):
     path = root / "scienceqa/llava_test_CQM-A.json"
     rows = json.loads(path.read_text())
     write_json(path, [*rows, rows[0]])
-    with pytest.raises(RequestError, match="row 3: '4' is not in the test split"):
+    with pytest.raises(RequestError, match="row 3: '4' is asked a second time"):
         SCIENCEQA.questions(root)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,8 @@ from raypipe.report.listing import benchmark_rows
 from tests.support.case import Case
 from tests.support.eval_roots import write_lines
 
-PAGE = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/benchmarks.md").read_text()
 FILE, CASE = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 ALL = [
     *("msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa", "vqav2", "gqa", "vizwiz", "scienceqa", "textvqa"),
@@ -45,7 +49,7 @@ def test_both_tables_have_all_benchmarks():
     listed, where = tables()
     assert list(listed) == ALL
     assert list(where) == ALL
-    assert set(ROWS) <= set(ALL)
+    assert set(ROWS) == set(ALL)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -59,6 +63,7 @@ def test_a_row_of_the_table_is_what_the_registry_says(name):
     assert published == ("" if score is None else f"{score:.1f}")
     assert upload == ("yes" if row["upload"] else "")
     assert where[name][1].split("`")[1] == row["folder"]
+    assert row["size"] is None or f"{row['size']:,}" in listed[name][1]
     named = re.findall(r"`([\w*.-]+)`", listed[name][1])
     assert set(named) <= set(row["splits"])
 
@@ -83,7 +88,26 @@ def test_the_file_is_short():
     assert max(len(line) for line in FILE.splitlines()) <= 110
 
 
-def test_the_added_benchmark_keeps_the_contract(added, tmp_path):
+def test_the_added_benchmark_passes_the_contract_test(tmp_path):
+    """The page is followed in a copy of the project: two files, and nothing else is touched."""
+    for place in ("raypipe", "tests/support", "tests/contracts"):
+        shutil.copytree(ROOT / place, tmp_path / place, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests/__init__.py").touch()
+    (tmp_path / "raypipe/benchmarks/how_many.py").write_text(FILE)
+    (tmp_path / "tests/support/eval_root_how_many.py").write_text(CASE)
+    argv = ["-q", "-p", "no:cacheprovider", "-k", "how_many", "tests/contracts/test_benchmarks.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *argv],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b1\d passed", done.stdout), done.stdout
+
+
+def test_the_added_benchmark_grades_and_names_damage(added, tmp_path):
     benchmark = benchmarks.load("how_many")
     with pytest.raises(RequestError, match="no such file"):
         benchmark.questions(tmp_path)

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from raypipe import benchmark as benchmarks
+from raypipe.cli import main
 from raypipe.report.score import score_answers
 from tests.support import ROOT, reference_data
 
@@ -71,6 +72,50 @@ def test_activitynet_questions_are_read_and_joined(eval_root):
     assert questions[0].medium.path == (
         "GPT_Zero_Shot_QA/Activitynet_Zero_Shot_QA/all_test/v_1QIUV7WYKXg.mp4"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "numbers"),
+    [
+        (
+            "pope",
+            f"pope/answers/{MODEL}.jsonl",
+            {"f1": 85.947, "f1/adversarial": 84.4587},
+        ),
+        ("scienceqa", f"scienceqa/answers/{MODEL}.jsonl", {"accuracy": 74.393, "img_accuracy": 71.641}),
+        (
+            "mmbench",
+            f"mmbench/answers/mmbench_dev_20230712/{MODEL}.jsonl",
+            {"circular": 67.687, "vanilla": 75.425},
+        ),
+    ],
+)
+def test_the_command_line_prints_the_numbers(eval_root, name, answers, numbers, capsys):
+    argv = ["score", name, "--eval-root", str(eval_root), "--answers", str(eval_root / answers), "--json"]
+    assert main(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {key: found["metrics"][key] for key in numbers} == pytest.approx(numbers, abs=5e-4)
+    for key in numbers:
+        low, high = found["intervals"][key]
+        assert low < found["metrics"][key] < high
+
+
+def test_labels_of_another_release_are_refused_and_not_scored(eval_root, tmp_path, capsys):
+    """3,000 random labels, as the POPE repository has today, against 2,910 questions."""
+    for place in ("pope/llava_pope_test.jsonl", *benchmarks.load("pope").files[1:]):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes((eval_root / place).read_bytes())
+    labels = tmp_path / "pope/coco/coco_pope_random.json"
+    rows = [json.loads(line) for line in labels.read_text().splitlines()]
+    first = {row["image"]: row for row in reversed(rows)}.values()
+    more = [{**row, "text": "Is there a newt in the image?"} for row in first]
+    labels.write_text("\n".join(json.dumps(row) for row in [*rows, *more[:90]]))
+    answers = eval_root / f"pope/answers/{MODEL}.jsonl"
+    assert main(["score", "pope", "--eval-root", str(tmp_path), "--answers", str(answers), "--json"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "holds 90 questions that llava_pope_test.jsonl does not ask" in said.err
+    assert "take coco_pope_*.json of commit e3e39262" in said.err
 
 
 def test_the_largest_file_is_scored_by_a_process_of_its_own(eval_root):

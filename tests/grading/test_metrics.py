@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.grading.metrics import Graded, accuracies, graded_from_verdict, mean, score_of, tabulate
+from raypipe.grading.metrics import (
+    Graded,
+    accuracies,
+    averaged,
+    graded_from_verdict,
+    mean,
+    score_of,
+    tabulate,
+)
 from raypipe.records import MediumKind, MediumRef, Outcome, Question, Verdict
 
 QUESTION = Question("q", "msvd_qa", "v_1", MediumRef(MediumKind.VIDEO, "a.mp4"), "p", "p", "book", "3")
@@ -55,6 +63,29 @@ def test_categories_are_told_apart_when_there_are_several():
         "accuracy/x": (50, 2),
         "accuracy/y": (100, 1),
     }
+
+
+def test_runs_over_the_same_questions_are_one_proportion():
+    media = [str(i // 2) for i in range(8)]
+    runs = [[1.0, 0.0, 0.5, 0.5, 0.0, 0.0, 1.0, 0.4], [0.0, 1.0, 0.5, 0.3, 0.0, 0.2, 1.0, 1.0]]
+    tables = [tabulate(_graded(values, media)) for values in runs]
+    (found,) = averaged([accuracies(table) for table in tables])
+    of_means = _accuracy(_graded([(a + b) / 2 for a, b in zip(*runs, strict=True)], media))
+    together = score_of("b", found, tables[0])
+    assert (together.value, together.low, together.high) == pytest.approx(
+        (of_means.value, of_means.low, of_means.high)
+    )
+    # Two media tell next to nothing, however often they are judged.
+    few = [tabulate(_graded([0.2, 0.2, 0.1, 0.1], ["a", "a", "b", "b"])) for _ in range(3)]
+    wide = score_of("b", averaged([accuracies(table) for table in few])[0], few[0])
+    assert wide.high - wide.low > 40
+
+
+def test_runs_over_different_questions_count_alike():
+    tables = [tabulate(_graded(values)) for values in ([1.0, 1.0, None], [0.0, None, None])]
+    (found,) = averaged([accuracies(table) for table in tables])
+    score = score_of("b", found, tables[0])
+    assert (score.value, score.n, score.missing) == (50, 2, 1)
 
 
 def test_mean_score_has_its_own_count_and_stays_in_its_range():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
+import tests.support
 from tests.support.case import Case
-from tests.support.eval_root_choice import CASES as CHOICE
 from tests.support.eval_root_files import (
     GQA_ROWS,
     ONE_WORD,
@@ -18,12 +20,10 @@ from tests.support.eval_root_files import (
     write_json,
     write_lines,
 )
-from tests.support.eval_root_judged import CASES as JUDGED
-from tests.support.eval_root_vqa import CASES as VQA
 
 __all__ = ["CASES", "GQA_ROWS", "POPE_ROWS", "made_up", "write_json", "write_lines"]
 
-# By name, or name:split where a benchmark has several question sets.
+# By name, or name:split where a benchmark has several question sets; more are found in eval_root_*.py.
 CASES: dict[str, Case] = {
     **{name: Case(video_qa, "what is he doing", "running") for name in VIDEO_FOLDERS},
     "pope": Case(pope, f"Is there a kite in the image?{ONE_WORD}", "yes", "No, there is none."),
@@ -34,10 +34,10 @@ CASES: dict[str, Case] = {
         "B",
         "A",
     ),
-    **VQA,
-    **CHOICE,
-    **JUDGED,
 }
+for _module in pkgutil.iter_modules(tests.support.__path__, f"{tests.support.__name__}."):
+    if _module.name.rpartition(".")[2].startswith("eval_root_"):
+        CASES |= getattr(importlib.import_module(_module.name), "CASES", {})
 
 
 def made_up(root: Path, name: str) -> Path:
