@@ -137,6 +137,10 @@ class JudgeEndpoint:
         self._thread.join()
         self._server.server_close()
 
+    def code_of(self, body: dict[str, Any]) -> str:
+        """The code that a reply to this request has to repeat."""
+        return message_of(body).get("code", "")
+
     def begin(self, headers: dict[str, str], body: dict[str, Any]) -> Step:
         with self._lock:
             self._busy += 1
@@ -176,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         step = self.server.endpoint.begin({k.lower(): v for k, v in self.headers.items()}, body)
         try:
-            self._play(step, message_of(body).get("code", ""))
+            self._play(step, self.server.endpoint.code_of(body))
         finally:
             self.server.endpoint.end()
 
