@@ -25,6 +25,7 @@ from raypipe.model.cards import CARD, Card, card_of, is_original, original_card
 from raypipe.model.families import FAMILIES, family_named, family_of
 from raypipe.model.family import Family
 from raypipe.model.llama_tokenizer import SPIECE, folder_tokenizer
+from raypipe.model.near import near_model
 from raypipe.model.original import Layout, layout_of
 from raypipe.model.pixels import Look
 from raypipe.settings import Sampling, StartParts, local
@@ -79,9 +80,14 @@ class LoadedModel:
 def folder_of(path: str) -> Path:
     """The model folder that a path means: a finished raypipe training run, or a folder of weights.
 
+    One at an address such as ``s3://bucket/prefix`` is fetched to this machine, once (see ``near``).
+
     Raises:
         RequestError: neither.
+        ServiceError: a remote storage or this machine's disk refused.
     """
+    if "://" in path:
+        return near_model(path)
     root = Path(local(path))
     if not root.is_dir():
         raise RequestError(
@@ -211,6 +217,8 @@ def with_projector(loaded: LoadedModel, path: str) -> LoadedModel:
 
 def projector_place(path: str) -> Path:
     """The file or folder that a projector is read from."""
+    if "://" in path:
+        return near_model(path)
     root = Path(local(path))
     alone = root.is_file() or (root / original.PROJECTOR_FILE).exists()
     return root if alone else folder_of(path)
