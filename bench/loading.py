@@ -36,12 +36,10 @@ from raypipe.train.work import Worker
 CORES, SIDE, BATCH, STEP_S = 2, 224, 16, 0.1
 
 
-def loader(pairs: int) -> Iterator[Figure]:
-    """Batches of uint8 frames from shards: seconds an epoch, against two others on the same shards."""
+def against_bound(pairs: int) -> Iterator[Figure]:
+    """Seconds an epoch of batches of uint8 frames, against the speed at which the cores decode JPEG."""
     root = trained.clips()
-    frames = _stored(root)
-    settings = _stage(root, BATCH)
-    what = f"raypipe's loader, an epoch of {len(frames) // 8} clips of 8 JPEG frames, batches of {BATCH}"
+    frames, settings = _stored(root), _stage(root, BATCH)
     with multiprocessing.get_context("spawn").Pool(CORES) as workers:
         workers.map(_decoded, [frames[:8]] * CORES)
         chunks = [frames[n : n + 64] for n in range(0, len(frames), 64)]
@@ -49,12 +47,21 @@ def loader(pairs: int) -> Iterator[Figure]:
         _epoch(settings)  # warm
         (ratio,) = timed([partial(_epoch, settings), bound_s], pairs)
     bound = f"decoding the same JPEG frames and nothing else, {CORES} processes"
-    yield figure("loader_bound", what, bound, ratio, round(1 / 0.9, 4), share=round(1 / ratio.median, 3))
+    share = round(1 / ratio.median, 3)
+    yield figure("loader_bound", _epoch_of(frames), bound, ratio, round(1 / 0.9, 4), share=share)
+
+
+def against_ray(pairs: int) -> Iterator[Figure]:
+    """The same against Ray Data on the same shards."""
+    root = trained.clips()
+    settings = _stage(root, BATCH)
+    _epoch(settings)  # warm
     with connected(quiet=True, dashboard=False):
         _ray_batches(root)  # warm
         (ratio,) = timed([partial(_epoch, settings), lambda: _clocked(lambda: _ray_batches(root))], pairs)
     peer = "Ray Data: the same shards by from_arrow, map_batches that decodes, iter_torch_batches"
-    yield figure("loader_ray", what, peer, ratio, round(1 / 1.5, 4), speedup=round(1 / ratio.median, 3))
+    speedup = round(1 / ratio.median, 3)
+    yield figure("loader_ray", _epoch_of(_stored(root)), peer, ratio, round(1 / 1.5, 4), speedup=speedup)
 
 
 def data_wait(pairs: int) -> Iterator[Figure]:
@@ -77,6 +84,10 @@ def data_wait(pairs: int) -> Iterator[Figure]:
             ahead.close()
     what = f"share of a step spent waiting for data: {STEP_S * 1000:.0f} ms a step, {batch} clips of 8 frames"
     yield plain("data_wait", what, float(np.mean(waits)), "share of the step", 0.01, steps=len(waits))
+
+
+def _epoch_of(frames: list[bytes]) -> str:
+    return f"raypipe's loader, an epoch of {len(frames) // 8} clips of 8 JPEG frames, batches of {BATCH}"
 
 
 def _stage(root: Path, batch: int) -> StageSettings:
@@ -113,9 +124,15 @@ def _loader(settings: StageSettings) -> tuple[Ahead, int]:
 def _epoch(settings: StageSettings) -> float:
     ahead, steps = _loader(settings)
     try:
-        return _clocked(lambda: [ahead.take() for _ in range(steps)])
+        return _clocked(lambda: _taken(ahead, steps))
     finally:
         ahead.close()
+
+
+def _taken(ahead: Ahead, steps: int) -> None:
+    """Each batch is let go of before the next one is taken, as a training loop does."""
+    for _ in range(steps):
+        ahead.take()
 
 
 def _clocked(work: Any) -> float:

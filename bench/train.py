@@ -9,7 +9,8 @@ FIGURES: Figures = {
     "loss_head": loss_head.loss_head,
     "against_trainer": loops.against_trainer,
     "ray_tax": loops.ray_tax,
-    "loader": loading.loader,
+    "loader_bound": loading.against_bound,
+    "loader_ray": loading.against_ray,
     "data_wait": loading.data_wait,
     "checkpoint": stage_files.checkpoint_bytes,
 }

@@ -18,7 +18,7 @@ from raypipe.evaluate.attempts import begin, forget
 from raypipe.evaluate.plan import Unit
 from raypipe.evaluate.read import pack_media, unpack_media
 from raypipe.evaluate.work import Answerer, Done, Work
-from raypipe.judge.pool import ACTOR_CPUS, shares_of
+from raypipe.judge.pool import ACTOR_CPUS, actors_for
 from raypipe.records import PREDICTION_SCHEMA, predictions_of, to_table
 from raypipe.settings import EvaluateSettings
 from raypipe.store.shards import encode
@@ -148,7 +148,7 @@ def _of_the_judge(settings: EvaluateSettings) -> float:
     """CPUs that judge actors take beside all this."""
     if settings.judge is None:
         return 0.0
-    return ACTOR_CPUS * len(shares_of(settings.judge.concurrency))
+    return ACTOR_CPUS * actors_for(settings.judge.concurrency)
 
 
 def _said(fault: RaypipeError) -> str:

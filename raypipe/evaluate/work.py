@@ -206,4 +206,5 @@ def _prediction(unit: Unit, question: Question, reply: Reply, outcome: Outcome) 
         detail=reply.failed,
         new_tokens=reply.new_tokens,
         tags=question.tags,
+        context=str(question.extra.get("context", "")),
     )

@@ -6,6 +6,7 @@ Training and evaluation see frames through the same rendition, so that neither s
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
@@ -43,7 +44,9 @@ def store_frame(picture: Image.Image, rendition: Rendition) -> bytes:
     return out.getvalue()
 
 
-def load_frame(data: bytes, room: np.ndarray | None = None) -> np.ndarray:
+def load_frame(
+    data: bytes | memoryview, room: Callable[[int, int], np.ndarray | None] | None = None
+) -> np.ndarray:
     """Stored bytes back as a uint8 array [height, width, 3], RGB.
 
     Takes any JPEG or PNG, because an image may be stored as the file that it was (see image.py). The usual
@@ -51,16 +54,14 @@ def load_frame(data: bytes, room: np.ndarray | None = None) -> np.ndarray:
     pixels are the same, takes all else and says what is wrong with damaged files.
 
     Args:
-        room: uint8, contiguous; a usual JPEG of just this shape is put there and ``room`` returned. What it
-            holds after anything else is undefined.
+        room: height and width -> where a usual JPEG of that size is put, uint8, contiguous and at least as
+            large; None: in new memory. What it holds after anything else is undefined.
     """
-    if data.startswith(_JPEG):
+    if data[:3] == _JPEG:
         try:
             height, width, space, _ = simplejpeg.decode_jpeg_header(data)
             if space == "YCbCr":
-                fits = room is not None and room.shape == (height, width, 3)
-                picture = simplejpeg.decode_jpeg(data, "RGB", buffer=room if fits else None)
-                return room if fits else picture  # type: ignore[return-value]
+                return simplejpeg.decode_jpeg(data, "RGB", buffer=room(height, width) if room else None)
         except ValueError:
             pass
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:

@@ -10,8 +10,10 @@ as scaling takes means whose weights add up to one, doing so after gives the sam
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +25,9 @@ from raypipe.model.video_llava_hf import CLIP_MEAN, CLIP_STD
 from raypipe.records import MediumKind
 
 Colour = tuple[float, float, float]
+Stored = bytes | memoryview | np.ndarray
+_scratch = threading.local()
+SCRATCH_BYTES = 4 << 20  # most that a thread keeps
 PAD_COLOUR = (122, 116, 104)  # int(CLIP mean * 255), as the reference pads
 
 
@@ -49,9 +54,7 @@ class Look:
         kind = np.uint8 if self.recipe == "antialias" else np.float32
         return np.empty((count, self.side, self.side, 3), kind)
 
-    def frames(
-        self, stored: Sequence[bytes | np.ndarray], kind: MediumKind, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def frames(self, stored: Sequence[Stored], kind: MediumKind, out: np.ndarray | None = None) -> np.ndarray:
         """One medium's frames [N, side, side, 3], scaled but not normalised: what waits for its batch.
 
         Args:
@@ -151,18 +154,33 @@ def normalised(
     return ((pixels - centre) / torch.tensor(std, device=device).view(1, 3, 1, 1)).to(dtype)
 
 
-def _each(
-    stored: Sequence[bytes | np.ndarray], make: Callable[[np.ndarray], np.ndarray], out: np.ndarray
-) -> np.ndarray:
+def _each(stored: Sequence[Stored], make: Callable[[np.ndarray], np.ndarray], out: np.ndarray) -> np.ndarray:
     """Puts down what is made of each frame; one that is repeated, as in a short clip, is made once."""
     for place, frame in enumerate(stored):
-        if not isinstance(frame, bytes):
+        if isinstance(frame, np.ndarray):
             out[place] = make(frame)
-        elif place and frame == stored[place - 1]:
+        elif place and _same(frame, stored[place - 1]):
             out[place] = out[place - 1]
         else:
             room = out[place]
-            picture = load_frame(frame, room if room.dtype == np.uint8 else None)
-            if picture is not room:  # else it lies there already, in the size that is wanted
+            picture = load_frame(frame, partial(_room, room))
+            if picture.base is not room:  # else it lies there already, in the size that is wanted
                 room[:] = make(picture)
     return out
+
+
+def _room(wanted: np.ndarray, height: int, width: int) -> np.ndarray | None:
+    """Where a frame is decoded to: where it is wanted, or what this thread keeps for frames to be cut."""
+    if wanted.shape == (height, width, 3) and wanted.dtype == np.uint8:
+        return wanted
+    size = height * width * 3
+    if size > SCRATCH_BYTES:
+        return None
+    kept = getattr(_scratch, "kept", None)
+    if kept is None or len(kept) < size:
+        kept = _scratch.kept = np.empty(size, np.uint8)
+    return kept
+
+
+def _same(frame: bytes | memoryview, other: Stored) -> bool:
+    return not isinstance(other, np.ndarray) and len(frame) == len(other) and frame == other

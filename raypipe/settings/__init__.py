@@ -2,7 +2,8 @@
 
 from raypipe.settings.base import Settings, build, how, how_fields, identity, load, local, read_yaml
 from raypipe.settings.data import DatasetSettings, DecodeLimits, DrawnData, Rendition, Sampling
-from raypipe.settings.evaluation import EvaluateSettings, JudgeSettings, Price, ServedSettings
+from raypipe.settings.evaluation import EvaluateSettings, ServedSettings
+from raypipe.settings.judge import JudgeSettings, Price
 from raypipe.settings.stage import (
     Cache,
     Checkpoints,

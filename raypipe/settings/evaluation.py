@@ -1,4 +1,4 @@
-"""Settings of the evaluate and judge verbs."""
+"""Settings of the evaluate verb."""
 
 from __future__ import annotations
 
@@ -9,28 +9,7 @@ from pydantic import Field
 
 from raypipe.settings.base import Settings, how, later
 from raypipe.settings.data import DecodeLimits, Rendition, Sampling
-
-
-class Price(Settings):
-    """Cost of the judge, in US dollars per million tokens."""
-
-    prompt: float = 0.0
-    reply: float = 0.0
-
-
-class JudgeSettings(Settings):
-    """An OpenAI-compatible endpoint that judges open answers. The key is named by path, never given."""
-
-    name: str = "judge"
-    base_url: str | None = None
-    model: str = "gpt-3.5-turbo"
-    key_file: str | None = how(None)
-    key_env: str = how("OPENAI_API_KEY")
-    temperature: float = 0.0
-    concurrency: int = how(8, ge=1)
-    timeout_s: float = how(60.0, gt=0)
-    tries: int = how(5, ge=1)
-    price: Price = how(Price())
+from raypipe.settings.judge import JudgeSettings
 
 
 class ServedSettings(Settings):

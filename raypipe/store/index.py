@@ -6,6 +6,7 @@ A key is found by binary search in the file's own bytes; no list of keys is ever
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from bisect import bisect_left, bisect_right
@@ -195,15 +196,21 @@ class MediaReader:
         Raises:
             DamageError: as ``row``.
         """
+        return [bytes(view) for view in self.views(key)]
+
+    def views(self, key: str) -> list[memoryview]:
+        """The same where they lie, not copied; a view keeps its shard's map open.
+
+        Raises:
+            DamageError: as ``row``.
+        """
         place = self._place(key)
         batch = self._batch(place)
         try:
             column = batch.column(_FRAMES)
             column.validate(full=True)
-            if place.row == 0 and len(column) == 1:
-                return column.values.to_pylist()
-            return column[place.row].as_py()
-        except (*_FAULTS, TypeError) as fault:
+            return _views(column[place.row].values)
+        except (*_FAULTS, TypeError, AttributeError) as fault:
             raise self._damage(place, fault) from fault
 
     def _place(self, key: str) -> Place:
@@ -249,6 +256,18 @@ class MediaReader:
 
     def _damage(self, place: Place, fault: Exception) -> DamageError:
         return DamageError(f"shard {self.store.root}/{place.shard} is damaged ({str(fault)[:120]})", _VERIFY)
+
+
+def _views(frames: pa.LargeBinaryArray) -> list[memoryview]:
+    """The values of an array that was validated, over its own memory."""
+    if frames.null_count:
+        raise ValueError("a frame is missing")
+    _, offsets, data = frames.buffers()
+    if not len(frames) or data is None:
+        return [memoryview(b"")] * len(frames)
+    ends = np.frombuffer(offsets, np.int64)[frames.offset : frames.offset + len(frames) + 1].tolist()
+    whole = memoryview(data).cast("B")
+    return [whole[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def _opened(name: str, source: Callable[[], Any], schema: pa.Schema) -> Any:

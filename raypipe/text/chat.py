@@ -12,14 +12,16 @@ from __future__ import annotations
 import bisect
 import json
 import threading
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from operator import itemgetter
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from raypipe.errors import RequestError
 from raypipe.records import MediumKind, Reason, Turn
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 IGNORE = -100
+SHORT_CHARS, SHORT_TEXTS = 512, 64  # texts up to this length, so many of which are kept tokenised
 Protocol = Literal["corrected", "reference"]
 PARSED_BY_REFERENCE = ("<unk>", "<s>", "</s>")
 
@@ -59,17 +62,51 @@ class VisualTokens:
     count: int
 
 
-@dataclass(frozen=True)
 class Encoded:
-    """Token ids and labels of one conversation, equally long; labels are -100 where nothing is learned."""
+    """Token ids and labels of one conversation, equally long; labels are -100 where nothing is learned.
 
-    ids: tuple[int, ...]
-    labels: tuple[int, ...]
+    Kept in arrays of 64-bit numbers, from which a batch is filled without a look at each number.
+    """
+
+    __slots__ = ("_ids", "_labels")
+
+    def __init__(self, ids: Iterable[int], labels: Iterable[int]) -> None:
+        self._ids = ids if isinstance(ids, array) else array("q", ids)
+        self._labels = labels if isinstance(labels, array) else array("q", labels)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(self._ids)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return tuple(self._labels)
+
+    @property
+    def arrays(self) -> tuple[array[int], array[int]]:
+        """Ids and labels as they are kept; only to be read."""
+        return self._ids, self._labels
 
     @property
     def learned(self) -> int:
         """How many positions carry a label."""
-        return sum(1 for label in self.labels if label != IGNORE)
+        return len(self) - self._labels.count(IGNORE)
+
+    def cut(self, most: int) -> Encoded:
+        """The first positions alone."""
+        return Encoded(self._ids[:most], self._labels[:most])
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoded) and self.arrays == other.arrays
+
+    def __hash__(self) -> int:
+        return hash((self.ids, self.labels))
+
+    def __repr__(self) -> str:
+        return f"Encoded(ids={self.ids}, labels={self.labels})"
 
 
 def check_turns(turns: Sequence[Turn], kinds: Sequence[MediumKind]) -> tuple[Turn, ...]:
@@ -130,6 +167,10 @@ class ChatEncoder:
         known = {t: tokenizer.token_to_id(t) for t in (*PARSED_BY_REFERENCE, *template.tokens)}
         self._ids = {token: number for token, number in known.items() if number is not None}
         self._literal = _literal(tokenizer)
+        self._places = {
+            kind: (_times(v.token_id, v.count), _times(IGNORE, v.count)) for kind, v in visual.items()
+        }
+        self._again = lru_cache(SHORT_TEXTS)(self._tokenised)  # what opens a chat is the same in every sample
         parsed = [t for t in PARSED_BY_REFERENCE if t != template.closing] if protocol == "reference" else []
         self._parsed = tuple(t for t in parsed if t in self._ids)
         _expect_tokens(tokenizer, template)
@@ -189,32 +230,37 @@ class ChatEncoder:
                 )
 
     def _encode(self, pieces: Iterable[Piece]) -> Encoded:
-        ids: list[int] = []
-        labels: list[int] = []
+        ids, labels = array("q"), array("q")
         for run in _runs(self._parse(pieces)):
             first = run[0]
             if first.medium:
-                visual = self.visual[first.medium]
-                ids += [visual.token_id] * visual.count
-                labels += [IGNORE] * visual.count
+                place, unlearned = self._places[first.medium]
+                ids += place
+                labels += unlearned
             elif first.special:
                 ids.append(self._ids[first.text])
                 labels.append(ids[-1] if first.learned else IGNORE)
             else:
                 self._encode_text(run, ids, labels)
-        return Encoded(tuple(ids), tuple(labels))
+        return Encoded(ids, labels)
 
-    def _encode_text(self, run: Sequence[Piece], ids: list[int], labels: list[int]) -> None:
+    def _encode_text(self, run: Sequence[Piece], ids: array[int], labels: array[int]) -> None:
         """Text that is tokenised together. A token is learned when its last character is."""
-        encoding = self._literal.encode("".join(p.text for p in run), add_special_tokens=False)
-        tokens, offsets = encoding.ids, encoding.offsets
+        text = "".join(p.text for p in run)
+        encoding = self._again(text) if len(text) <= SHORT_CHARS else self._tokenised(text)
+        tokens = array("q", encoding.ids)
         ids += tokens
-        lasts = list(accumulate(len(piece.text) for piece in run))
-        ends = [bisect.bisect_right(offsets, last, key=itemgetter(1)) for last in lasts[:-1]]
+        ends: list[int] = []
+        if any(piece.learned != run[0].learned for piece in run):
+            lasts, offsets = list(accumulate(len(piece.text) for piece in run)), encoding.offsets
+            ends = [bisect.bisect_right(offsets, last, key=itemgetter(1)) for last in lasts[:-1]]
         begin = 0
-        for piece, end in zip(run, [*ends, len(tokens)], strict=True):
-            labels += tokens[begin:end] if piece.learned else [IGNORE] * (end - begin)
+        for piece, end in zip(run if ends else run[:1], [*ends, len(tokens)], strict=True):
+            labels += tokens[begin:end] if piece.learned else _times(IGNORE, end - begin)
             begin = end
+
+    def _tokenised(self, text: str) -> Encoding:
+        return self._literal.encode(text, add_special_tokens=False)
 
     def _parse(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces with special tokens taken out of texts, as far as the protocol wants it."""
@@ -223,6 +269,10 @@ class ChatEncoder:
                 yield piece
             else:
                 yield from at_tokens(piece, self._parsed)
+
+
+def _times(number: int, count: int) -> array[int]:
+    return array("q", [number]) * count
 
 
 def _runs(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -100,13 +100,21 @@ class Template:
 
     def _written(self, text: str, learned: bool = False) -> Iterator[Piece]:
         """A part of the template itself: here, and only here, its special tokens are read as such."""
-        return at_tokens(Piece(text, learned), self.tokens)
+        return iter(_cut(text, learned, self.tokens))
+
+
+@functools.lru_cache(maxsize=1024)
+def _cut(text: str, learned: bool, tokens: tuple[str, ...]) -> tuple[Piece, ...]:
+    return tuple(at_tokens(Piece(text, learned), tokens))
 
 
 def at_tokens(piece: Piece, tokens: Sequence[str]) -> Iterator[Piece]:
     """A text cut at every one of the tokens; what stands apart does so with its first part."""
+    if not tokens:
+        yield from [piece] if piece.text else []
+        return
     apart = piece.apart
-    for part in _any_of(tuple(tokens)).split(piece.text) if tokens else [piece.text]:
+    for part in _any_of(tuple(tokens)).split(piece.text):
         if part:
             yield Piece(part, piece.learned, special=part in tokens, apart=apart)
             apart = False

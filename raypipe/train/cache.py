@@ -188,8 +188,8 @@ class CachedReader(MediaReader):
         """As MediaReader's. A kept row that Arrow cannot read is fetched again before it counts as damage."""
         return self._again(super().row, key)
 
-    def frames(self, key: str) -> list[bytes]:
-        return self._again(super().frames, key)
+    def views(self, key: str) -> list[memoryview]:
+        return self._again(super().views, key)
 
     def _again(self, read: Callable[[str], T], key: str) -> T:
         try:

@@ -7,7 +7,6 @@ so what is computed does not depend on the number of workers.
 from __future__ import annotations
 
 import bisect
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,18 +38,17 @@ def collate(
         look: how frames become pixels.
         counts: False leaves all labels out: such a batch keeps a rank without rows in step with the others.
     """
-    length = max(sum(len(e.encoded.ids) for e in row) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    segments = torch.zeros(len(rows), length, dtype=torch.long)
-    labels = torch.full((len(rows), length), IGNORE, dtype=torch.long)
+    shape = (len(rows), max(sum(len(e.encoded) for e in row) for row in rows))
+    ids, segments, labels = (np.full(shape, number, np.int64) for number in (0, 0, IGNORE))
     for place, row in enumerate(rows):
         start = 0
         for number, example in enumerate(row, start=1):
-            end = start + len(example.encoded.ids)
-            ids[place, start:end] = _numbers(example.encoded.ids)
+            end = start + len(example.encoded)
+            tokens, learned = example.encoded.arrays
+            ids[place, start:end] = tokens
             segments[place, start:end] = number
             if counts and not example.fault:
-                labels[place, start:end] = _numbers(example.encoded.labels)
+                labels[place, start:end] = learned
             labels[place, start] = IGNORE  # nothing before it in its own segment foretells it
             start = end
     pixels: dict[MediumKind, torch.Tensor] = {}
@@ -59,12 +57,9 @@ def collate(
         if frames:
             pixels[kind] = torch.from_numpy(joined(frames))
     names = tuple(tuple(e.id for e in row) for row in rows)
-    batch = Batch(ids, segments, labels, pixels, names)
+    ids_BL, segments_BL, labels_BL = (torch.from_numpy(made) for made in (ids, segments, labels))
+    batch = Batch(ids_BL, segments_BL, labels_BL, pixels, names)
     return batch if dtype is None else shown(batch, look or Look(0), dtype, device)
-
-
-def _numbers(values: Sequence[int]) -> torch.Tensor:
-    return torch.frombuffer(array("q", values), dtype=torch.long)  # a tenth of what torch.tensor takes
 
 
 def joined(frames: Sequence[np.ndarray]) -> np.ndarray:

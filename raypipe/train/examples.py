@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from raypipe.train.mixture import Mixture
 # What stands for a sample that is dropped, and on a rank without rows: two positions, nothing learned.
 NOTHING = Encoded((0, 0), (IGNORE, IGNORE))
 MOST_THREADS = 16
+TOGETHER = 2  # samples that a thread decodes before it says so
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -44,13 +45,16 @@ class Example:
     fault: str = ""
 
 
-@dataclass(frozen=True)
-class _Draft:
+class _Draft(NamedTuple):
     """An example without its pictures: the stored frames of each medium, and whether clips are mirrored."""
 
-    example: Example
-    media: tuple[tuple[MediumKind, Sequence[bytes]], ...]
-    mirrored: bool
+    number: int
+    id: str
+    encoded: Encoded
+    cut: bool
+    fault: str
+    media: Sequence[tuple[MediumKind, Sequence[memoryview]]] = ()
+    mirrored: bool = False
 
     def frames(self, kind: MediumKind) -> int:
         return sum(len(stored) for k, stored in self.media if k is kind)
@@ -96,14 +100,17 @@ class Examples:
         counts = {kind: sum(d.frames(kind) for d in drafts) for kind in MediumKind}
         room = {kind: self.look.blank(count) for kind, count in counts.items() if count}
         taken = dict.fromkeys(room, 0)
-        rooms: list[list[np.ndarray]] = []
+        both: list[tuple[_Draft, list[np.ndarray]]] = []
         for draft in drafts:
-            rooms.append([])
+            both.append((draft, []))
             for kind, stored in draft.media:
-                rooms[-1].append(room[kind][taken[kind] : taken[kind] + len(stored)])
+                both[-1][1].append(room[kind][taken[kind] : taken[kind] + len(stored)])
                 taken[kind] += len(stored)
-        drawn = self._map(lambda both: self._drawn(*both), list(zip(drafts, rooms, strict=True)))
-        return lambda: list(drawn)
+        if self._pool is None:
+            return lambda: self._drawn(both)
+        parts = [both[n : n + TOGETHER] for n in range(0, len(both), TOGETHER)]
+        drawn = [self._pool.submit(self._drawn, part) for part in parts]
+        return lambda: [example for part in ended(drawn) for example in part]
 
     def tokens(self, numbers: Sequence[int]) -> list[int]:
         """How many positions each sample takes; no medium is looked at, and nothing is counted twice."""
@@ -120,7 +127,7 @@ class Examples:
             DamageError: a medium cannot be read.
         """
         draft = self._draft(number, epoch)
-        return self._drawn(draft, [self.look.blank(len(stored)) for _, stored in draft.media])
+        return self._drawn([(draft, [self.look.blank(len(stored)) for _, stored in draft.media])])[0]
 
     def close(self) -> None:
         if self._pool:
@@ -132,9 +139,9 @@ class Examples:
         self.reading(sample.id)
         encoded, cut, fault = self._fitted(sample)
         if fault:
-            return _Draft(Example(number, sample.id, encoded, (), fault=fault), (), mirrored=False)
+            return _Draft(number, sample.id, encoded, cut, fault)
         media = []
-        for kind, stored in zip(sample.kinds, self.mixture.frames(number, sample.media), strict=True):
+        for kind, stored in zip(sample.kinds, self.mixture.views(number, sample.media), strict=True):
             if kind is MediumKind.VIDEO and len(stored) != self._frames:
                 raise RequestError(
                     f"sample {sample.id}: {len(stored)} frames for a model that takes {self._frames}",
@@ -142,18 +149,21 @@ class Examples:
                 )
             media.append((kind, stored))
         mirrored = epoch is not None and self._mirrored(sample.id, epoch)
-        return _Draft(Example(number, sample.id, encoded, (), cut), tuple(media), mirrored)
+        return _Draft(number, sample.id, encoded, cut, fault, media, mirrored)
 
-    def _drawn(self, draft: _Draft, rooms: Sequence[np.ndarray]) -> Example:
-        """The example with its pictures, put where there is room for them."""
+    def _drawn(self, drafts: Sequence[tuple[_Draft, Sequence[np.ndarray]]]) -> list[Example]:
+        """The examples with their pictures, put where there is room for them."""
+        return [self._example(draft, rooms) for draft, rooms in drafts]
+
+    def _example(self, draft: _Draft, rooms: Sequence[np.ndarray]) -> Example:
         pixels = []
         for (kind, stored), room in zip(draft.media, rooms, strict=True):
-            self.reading(draft.example.id)
+            self.reading(draft.id)
             self.look.frames(stored, kind, room)
             if draft.mirrored and kind is MediumKind.VIDEO:
                 room[:] = room[:, :, ::-1].copy()
             pixels.append((kind, room))
-        return replace(draft.example, pixels=tuple(pixels))
+        return Example(draft.number, draft.id, draft.encoded, tuple(pixels), draft.cut, draft.fault)
 
     def _fitted(self, sample: Sample) -> tuple[Encoded, bool, str]:
         """Ids and labels within ``max_tokens``, whether they were cut, and why nothing is learned of it."""
@@ -162,25 +172,34 @@ class Examples:
         except ChatError as fault:
             return NOTHING, False, f"cannot be trained on: {fault.detail}"
         most = self.max_tokens
-        if len(encoded.ids) <= most:
+        if len(encoded) <= most:
             return encoded, False, ""
         if self._settings.over_length == "drop":
-            return NOTHING, False, f"{len(encoded.ids)} tokens, more than max_tokens={most}"
+            return NOTHING, False, f"{len(encoded)} tokens, more than max_tokens={most}"
         if any(i in self._placeholders for i in encoded.ids[most:]):
             return NOTHING, False, f"its media do not fit into max_tokens={most}"
-        short = Encoded(encoded.ids[:most], encoded.labels[:most])
+        short = encoded.cut(most)
         if not short.learned:
             return NOTHING, False, f"no answer is left within max_tokens={most}"
         return short, True, ""
 
     def _count(self, number: int) -> int:
-        return len(self._fitted(self.mixture.sample(number))[0].ids)
+        return len(self._fitted(self.mixture.sample(number))[0])
 
     def _mirrored(self, id: str, epoch: int) -> bool:
         chance = self._settings.flip
+        if not chance:
+            return False
         name = f"{self._settings.seed}/{epoch}/{id}".encode(errors="surrogatepass")
         drawn = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
         return drawn < chance * 2**64
 
     def _map(self, act: Callable[[T], U], items: Sequence[T]) -> Iterable[U]:
         return self._pool.map(act, items) if self._pool and len(items) > 1 else map(act, items)
+
+
+def ended(tasks: Sequence[Future[T]]) -> list[T]:
+    """What tasks gave, in their order."""
+    if tasks:
+        tasks[-1].exception()  # by then the others are done, too, mostly: who waits is woken once
+    return [task.result() for task in tasks]

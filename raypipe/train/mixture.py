@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -78,25 +80,26 @@ class Mixture:
 
     def __init__(self, runs: Sequence[str], cache: Cache | None = None) -> None:
         self.parts = [PreparedRun(r, cache) for r in runs]
-        self._ends = np.cumsum([len(p) for p in self.parts])
+        self._ends = list(accumulate(len(p) for p in self.parts))
         if not len(self):
             raise RequestError(f"no samples in {', '.join(runs)}", "look at their quarantine.jsonl")
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1] if self._ends else 0
 
     def sample(self, number: int) -> Sample:
         part, within = self._find(number)
         return part.sample(within)
 
-    def frames(self, number: int, keys: Sequence[str] | None = None) -> list[list[bytes]]:
-        """The stored frames of each medium of a sample, in the order of its tags.
+    def frames(self, number: int) -> list[list[bytes]]:
+        """The stored frames of each medium of a sample, in the order of its tags."""
+        part, _ = self._find(number)
+        return [part.frames(key) for key in self.sample(number).media]
 
-        Args:
-            keys: the sample's media, where they are known already.
-        """
-        part, within = self._find(number)
-        return [part.frames(key) for key in (part.sample(within).media if keys is None else keys)]
+    def views(self, number: int, keys: Sequence[str]) -> list[list[memoryview]]:
+        """The stored frames of some media of a sample where they lie, not copied."""
+        part, _ = self._find(number)
+        return [part.views(key) for key in keys]
 
     def texts(self, number: int) -> list[str]:
         return [t.text for t in self.sample(number).turns]
@@ -137,8 +140,8 @@ class Mixture:
         return all(part.run.store.is_local for part in self.parts)
 
     def _find(self, number: int) -> tuple[PreparedRun, int]:
-        place = int(np.searchsorted(self._ends, number, side="right"))
-        return self.parts[place], number - (int(self._ends[place - 1]) if place else 0)
+        place = bisect.bisect_right(self._ends, number)
+        return self.parts[place], number - (self._ends[place - 1] if place else 0)
 
 
 class PreparedRun:
@@ -171,6 +174,10 @@ class PreparedRun:
             DamageError: the index does not name it, or its shard is damaged.
         """
         return self._media.frames(key)
+
+    def views(self, key: str) -> list[memoryview]:
+        """The same where they lie, not copied."""
+        return self._media.views(key)
 
     def fetch(self, shard: str, places: Sequence[tuple[int, int]]) -> None:
         """Brings rows of a shard, by (offset, length), into the cache; nothing to do for a local run."""

@@ -102,6 +102,7 @@ def check_verb(verb: str, request: Request) -> None:
         load_yaml(EvaluateSettings, request, required=False)
     elif verb == "judge":
         assert len(request.words) == 1
+        request.take("drift")
         load(JudgeSettings, None, request.settings)
     elif verb == "report":
         request.take("out")

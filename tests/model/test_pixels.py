@@ -86,6 +86,17 @@ def test_a_look_takes_stored_frames_and_pictures_alike():
             assert not np.array_equal(shown[0], shown[1])
 
 
+def test_frames_of_several_sizes_do_not_write_over_each_other():
+    """One to be cut is decoded into memory that is used again, one of the right size where it is wanted."""
+    sizes = [(60, 28), (28, 28), (28, 70), (40, 90), (28, 28), (60, 28)]
+    stored = [store_frame(picture(n, size), Rendition(short_side=28)) for n, size in enumerate(sizes)]
+    look = Look(28, "square")
+    together = look.frames(stored, MediumKind.VIDEO)
+    each = [look.frames([load_frame(frame)], MediumKind.VIDEO)[0] for frame in stored]
+    assert np.array_equal(together, np.stack(each))
+    assert np.array_equal(together, look.frames([memoryview(f) for f in stored], MediumKind.VIDEO))
+
+
 def test_frames_may_be_stored_in_their_own_size():
     stored = store_frame(picture(3, (410, 231)), Rendition(codec="lossless", short_side=None))
     assert np.array_equal(load_frame(stored), np.asarray(picture(3, (410, 231))))

@@ -89,6 +89,16 @@ def test_a_row_by_key_is_the_row_of_the_shard(store, rows, index):
         assert reader.row(one.key) == Shard(store, found.shard, MEDIA_SCHEMA).row(found.batch, found.row)
         assert reader.row(one.key)["key"] == one.key
         assert reader.frames(one.key) == list(one.frames)
+        assert [bytes(view) for view in reader.views(one.key)] == list(one.frames)
+
+
+def test_a_view_outlives_the_map_of_its_shard(store):
+    reader = MediaReader(store, open_shards=1)
+    views = {one.key: reader.views(one.key) for one in MEDIA}
+    del reader
+    for one in MEDIA:
+        assert views[one.key] == list(one.frames)
+        assert all(view.readonly for view in views[one.key])
 
 
 def test_a_block_is_the_record_batch_and_nothing_else(store):
@@ -121,7 +131,7 @@ def test_an_index_says_what_a_key_is(store):
 def test_a_key_that_is_not_there(store, key):
     reader = MediaReader(store)
     assert reader.index.find(key) is None
-    for read in (reader.row, reader.frames):
+    for read in (reader.row, reader.frames, reader.views):
         with pytest.raises(DamageError, match="not in the index"):
             read(key)
 
@@ -155,7 +165,7 @@ def test_a_reader_keeps_few_maps_open(store):
 def test_missing_files_are_damage(store):
     reader = MediaReader(store)
     store.delete("media/0.arrow")
-    for read in (reader.row, reader.frames):
+    for read in (reader.row, reader.frames, reader.views):
         with pytest.raises(DamageError, match="missing"):
             read(MEDIA[0].key)
     store.delete("index.arrow")
@@ -193,7 +203,7 @@ def test_an_index_that_leads_astray_is_damage(store, wrong):
     rows = write(store)
     write_index(store, [{**r, **wrong} if r["what"] == "medium" else r for r in rows])
     reader = MediaReader(store)
-    for read in (reader.row, reader.frames):
+    for read in (reader.row, reader.frames, reader.views):
         with pytest.raises(DamageError):
             read(MEDIA[0].key)
 
@@ -228,7 +238,7 @@ def test_damage_never_ends_the_process(store):
                 refused += 1
                 continue
             for one in MEDIA[::4]:
-                for read in (reader.row, reader.frames):
+                for read in (reader.row, reader.frames, reader.views):
                     try:
                         read(one.key)
                     except DamageError:

@@ -18,7 +18,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "scripted-judge-0613"
-GOOD = '{"verdict": "yes", "score": 5}'
+CODE = "<code>"  # in what an endpoint says: the code of the call it answers
+GOOD = '{"code": "<code>", "verdict": "yes", "score": 5}'
+
+
+def good(**values: Any) -> str:
+    """A readable reply with these values."""
+    return json.dumps({"code": CODE, **values})
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Say:
     usage: tuple[int, int] | None = (100, 10)  # prompt tokens, reply tokens
     model: str = MODEL
     delay_s: float = 0.0
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,18 @@ class Call:
     step: Step
 
     @property
+    def message(self) -> dict[str, str]:
+        """The user message, which must be one JSON object of texts."""
+        return message_of(self.body)
+
+    @property
     def shown(self) -> dict[str, str]:
-        """What the judge was shown: the user message, which must be one JSON object."""
-        return json.loads(self.body["messages"][-1]["content"])
+        """What the judge was shown: the user message without the code."""
+        return {name: text for name, text in self.message.items() if name != "code"}
+
+
+def message_of(body: dict[str, Any]) -> dict[str, str]:
+    return json.loads(body["messages"][-1]["content"])
 
 
 class JudgeEndpoint:
@@ -130,7 +146,7 @@ class JudgeEndpoint:
             elif self._script:
                 step = self._script.pop(0)
             elif callable(self._then):
-                step = self._then(json.loads(body["messages"][-1]["content"]))
+                step = self._then(message_of(body))
             else:
                 step = self._then
             self.calls.append(Call(time.monotonic(), headers, body, step))
@@ -160,11 +176,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         step = self.server.endpoint.begin({k.lower(): v for k, v in self.headers.items()}, body)
         try:
-            self._play(step)
+            self._play(step, message_of(body).get("code", ""))
         finally:
             self.server.endpoint.end()
 
-    def _play(self, step: Step) -> None:
+    def _play(self, step: Step, code: str) -> None:
         if isinstance(step, Reset):
             # Linger of 0 seconds: closing sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -180,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(step.status, json.dumps({"error": error}).encode(), step.headers)
         else:
             time.sleep(step.delay_s)
-            self._send(200, json.dumps(_completion(step)).encode(), {})
+            self._send(200, json.dumps(_completion(step, code)).encode(), {})
 
     def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -194,8 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _completion(step: Say) -> dict[str, Any]:
-    message = {"role": "assistant", "content": step.content}
+def _completion(step: Say, code: str) -> dict[str, Any]:
+    content = None if step.content is None else step.content.replace(CODE, code)
+    message = {"role": "assistant", "content": content}
     value: dict[str, Any] = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -203,6 +220,8 @@ def _completion(step: Say) -> dict[str, Any]:
         "model": step.model,
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
     }
+    if step.fingerprint:
+        value["system_fingerprint"] = step.fingerprint
     if step.usage:
         prompt, reply = step.usage
         value["usage"] = {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}

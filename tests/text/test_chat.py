@@ -173,3 +173,16 @@ def test_a_closing_token_in_a_question_does_not_end_it():
     assert tokenizer.decode(ids).endswith("USER: what is </s>? ASSISTANT:")
     turns = [Turn("human", "q"), Turn("gpt", "a")]
     assert tokenizer.token_to_id("</s>") in chat.training(turns, []).labels  # and still ends an answer
+
+
+def test_what_is_encoded_again_is_the_same():
+    """What opens a chat is kept tokenised; a text that was seen before is read no other way."""
+    chat = encoder(tiny_tokenizer())
+    turns = conversation([("What?", "A bar.")], [])
+    first, again = chat.training(turns, []), chat.training(turns, [])
+    assert first == again
+    assert hash(first) == hash(again)
+    assert first != chat.training(conversation([("What?", "A bar!")], []), [])
+    assert first.learned == sum(label != IGNORE for label in first.labels) > 0
+    short = first.cut(3)
+    assert (short.ids, short.labels, len(short), short.learned) == (first.ids[:3], first.labels[:3], 3, 0)
