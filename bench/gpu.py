@@ -1,9 +1,10 @@
 """The figures of a GPU: ``python -m bench.gpu [--data FOLDER] [--out FILE] [--only NAME ...]``.
 
-A Video-LLaVA of 7B shape with random weights trains on drawn clips, or answers questions, each arm in a process
-of its own, because what one leaves in the GPU's memory is another's. Not paired: one run an arm, the mean of its steps after the
-first ones. ``--data`` names a folder with the finished prepare runs ``clips`` and ``texts``; without it they
-are drawn, which takes all of raypipe's dependencies.
+A Video-LLaVA of 7B shape with random weights trains on drawn clips, or answers questions, each arm in a
+process of its own, because what one leaves in the GPU's memory is another's. Not paired: one run an arm, the
+mean of its steps after the first ones. ``--data`` names a folder with the finished prepare runs ``clips`` and
+``texts``, for the arms that train; without it they are drawn, which takes all
+of raypipe's dependencies.
 """
 
 from __future__ import annotations

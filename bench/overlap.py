@@ -137,9 +137,9 @@ def _judge(latency_s: float) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             time.sleep(latency_s)
-            body = json.dumps(_COMPLETION).encode()
+            body = json.dumps(_completion(asked)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -160,17 +160,15 @@ def _judge(latency_s: float) -> Iterator[str]:
         server.server_close()
 
 
-_COMPLETION = {
-    "id": "1",
-    "object": "chat.completion",
-    "created": 0,
-    "model": "sleeping",
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": '{"verdict": "yes", "score": 5}'},
-        }
-    ],
-    "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-}
+def _completion(asked: dict[str, Any]) -> dict[str, Any]:
+    """A good verdict with the code of the call."""
+    code = json.loads(asked["messages"][-1]["content"])["code"]
+    said = json.dumps({"code": code, "verdict": "yes", "score": 5})
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "sleeping",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+    }
