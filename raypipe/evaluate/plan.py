@@ -95,7 +95,7 @@ class Plan:
 
     units: tuple[Unit, ...]
     missing: Mapping[str, str]
-    rubrics: Mapping[str, str | None]
+    rubrics: Mapping[str, benchmarks.Asks | None]
     weights: str
     certified: frozenset[str]
     tree: Tree

@@ -149,5 +149,5 @@ def _carry_out(
     yield from execute(todo, Work(settings, plan.tree.media, plan.certified, plan.weights))
 
 
-def _rubrics(names: Iterable[str], splits: Mapping[str, str]) -> dict[str, str | None]:
+def _rubrics(names: Iterable[str], splits: Mapping[str, str]) -> dict[str, benchmarks.Asks | None]:
     return {name: benchmarks.load(name, splits.get(name)).rubric for name in names}
