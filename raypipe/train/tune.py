@@ -27,6 +27,7 @@ from raypipe.train.validate import check_validation
 
 ROWS, RESULT, PLOT = "trials.jsonl", "search.json", "search.svg"
 DRIVER_CPUS = 0.05  # of a trial's actor, which only watches
+STARTS = 3  # of a trial's actor, at most
 LOOK_S = 2.0
 Tell = Callable[[str], None]
 
@@ -120,7 +121,7 @@ def _search(settings: TuneSettings, outcomes: list[Outcome]) -> None:
         run_config=ray_tune.RunConfig(
             name=f"{settings.name}-{uuid.uuid4().hex[:8]}",
             storage_path=f"{settings.out}/ray",
-            failure_config=ray_tune.FailureConfig(max_failures=2),  # of actors: stages report theirs
+            failure_config=ray_tune.FailureConfig(max_failures=STARTS - 1),  # of actors: stages report theirs
             # The stages' own checkpoints are committed in their folders.
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
@@ -132,10 +133,12 @@ def _search(settings: TuneSettings, outcomes: list[Outcome]) -> None:
 
 def _note_lost(results: Any) -> None:
     """A trial whose actor died again and again could not say so itself."""
+    from raypipe.train.monitor import text_of
+
     for result in (r for r in results if r.error is not None):
         store = Store(result.config["trial"]["stage"]["out"])
         if not store.exists(FAILED):
-            reason = " ".join(str(result.error).split())[-300:]
+            reason = f"its process ended {STARTS} times: {text_of(result.error)}"
             store.replace(FAILED, (json.dumps({"reason": reason}) + "\n").encode())
 
 
