@@ -17,7 +17,6 @@ from raypipe.settings import (
     build,
     load,
     local,
-    read_yaml,
 )
 from raypipe.terminal import Step
 
@@ -54,14 +53,10 @@ def prepare(request: Request) -> int:
 
 
 def plan(request: Request) -> int:
-    from raypipe.prepare.estimate import estimate, render
+    from raypipe.planning import plan_of
 
-    file = request.yaml()
-    if {"mixture", "benchmarks", "eval_root"} & read_yaml(Path(str(file)).expanduser()).keys():
-        raise RequestError(f"plan knows dataset yamls, {file} is another kind", "see datasets/ for examples")
-    settings = load(DatasetSettings, file, request.settings)
-    result = estimate(settings)
-    show(result, render(result), request.json)
+    text, result = plan_of(request.yaml() or "", request.settings)
+    show(result, text, request.json)
     return 0
 
 
@@ -122,17 +117,22 @@ def evaluate(request: Request) -> int:
 
 def judge(request: Request) -> int:
     from raypipe.cluster import connected
+    from raypipe.evaluate.drift import drift_of, render
     from raypipe.evaluate.run import judge_again
     from raypipe.store.run import Run
 
     root = _one_word(request, "RUN")
-    floor = request.take("coverage_floor")
+    floor, sample = request.take("coverage_floor"), request.take("drift")
     used = Run.open(root, "evaluate").settings["settings"].get("judge") or {}
     wanted = load(JudgeSettings, None, [s.removeprefix("judge.") for s in request.settings]).model_dump(
         exclude_unset=True
     )
     settings = build(JudgeSettings, {**used, **wanted}, "command line")
     with connected(quiet=True, dashboard=_dashboard()), Step("judge") as step:
+        if sample is not None:
+            found = drift_of(root, settings, _whole_number("drift", sample), step.count("verdicts"))
+            show(found.row(), render(found), request.json)
+            return 0
         try:
             result = judge_again(
                 root, settings, coverage_floor=_share(floor), progress=step.count("verdicts")

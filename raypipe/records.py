@@ -153,7 +153,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's answer to a question; ``key`` names question, model, protocol and sampling."""
+    """A model's answer to a question; ``key`` names question, model, protocol and sampling.
+
+    ``context`` says what the medium shows, for a judge that cannot see it.
+    """
 
     key: str
     benchmark: str
@@ -169,11 +172,17 @@ class Prediction:
     detail: str
     new_tokens: int
     tags: tuple[str, ...] = ()
+    context: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's reading of an answer; ``key`` names its content, rubric, judge and endpoint model."""
+    """A judge's reading of an answer; ``key`` names its content, rubric, judge and endpoint model.
+
+    ``judge_model`` and ``fingerprint`` are the judge's snapshot as the endpoint reports it. ``baseline`` is
+    the mark of the reference where two answers are compared, ``choice`` the option that was found in an
+    answer. ``flags`` say what in the answer was aimed at the judge (see ``grading.injection``).
+    """
 
     key: str
     benchmark: str
@@ -187,6 +196,10 @@ class Verdict:
     reply: str
     prompt_tokens: int
     reply_tokens: int
+    baseline: float | None = None
+    choice: str | None = None
+    fingerprint: str = ""
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -246,14 +259,16 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 
-PREDICTION_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in Prediction.__dataclass_fields__ if name not in ("new_tokens", "tags")]
+_NO_TEXTS = ("new_tokens", "tags", "context")
+PREDICTION_SCHEMA_1 = pa.schema(  # until 0.4.0
+    [(name, pa.string()) for name in Prediction.__dataclass_fields__ if name not in _NO_TEXTS]
     + [("new_tokens", pa.int32()), ("tags", pa.list_(pa.string()))]
 )
+PREDICTION_SCHEMA = PREDICTION_SCHEMA_1.append(pa.field("context", pa.string()))
 
 THUMBS_SCHEMA = pa.schema([("medium", pa.string()), ("frames", FRAMES), ("pts_s", pa.list_(pa.float64()))])
 
-VERDICT_SCHEMA = pa.schema(
+VERDICT_SCHEMA_1 = pa.schema(  # until 0.4.0
     [
         ("key", pa.string()),
         ("benchmark", pa.string()),
@@ -269,6 +284,20 @@ VERDICT_SCHEMA = pa.schema(
         ("reply_tokens", pa.int32()),
     ]
 )
+
+VERDICT_SCHEMA = pa.schema(
+    [
+        *VERDICT_SCHEMA_1,
+        ("baseline", pa.float64()),
+        ("choice", pa.string()),
+        ("fingerprint", pa.string()),
+        ("flags", pa.list_(pa.string())),
+    ]
+)
+
+
+# What older versions wrote and is still read; the fields that were not there have their defaults.
+OLDER_SCHEMAS = ((PREDICTION_SCHEMA, PREDICTION_SCHEMA_1), (VERDICT_SCHEMA, VERDICT_SCHEMA_1))
 
 
 def fingerprint(*parts: Any, digest_size: int = 12) -> str:
@@ -287,7 +316,10 @@ def predictions_of(rows: Sequence[dict[str, Any]]) -> list[Prediction]:
 
 
 def verdicts_of(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-    return [Verdict(**{**row, "outcome": Outcome(row["outcome"])}) for row in rows]
+    made = [
+        {**row, "outcome": Outcome(row["outcome"]), "flags": tuple(row.get("flags") or ())} for row in rows
+    ]
+    return [Verdict(**row) for row in made]
 
 
 def media_of(rows: Sequence[dict[str, Any]]) -> list[Medium]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,13 @@ pytest_plugins = ["tests.support.s3"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which reference data are not there, and how many tests were skipped for it."""
+    reasons = (report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, times in sorted(Counter(r for r in reasons if "reference data" in r).items()):
+        terminalreporter.write_line(f"{times} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture(scope="session")

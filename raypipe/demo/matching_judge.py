@@ -21,7 +21,12 @@ from typing import Any
 MODEL = "raypipe-matching-judge"
 MORE_WORDS = 6  # by how much a matching answer may be longer than the reference
 MAX_BODY_BYTES = 1 << 20
-_FIELDS = ("question", "correct_answer", "predicted_answer")
+_FIELDS = (
+    {"question", "correct_answer", "predicted_answer", "code"},
+    {"question_1", "question_2", "correct_answer", "predicted_answer_1", "predicted_answer_2", "code"},
+    {"context", "question", "answer_1", "answer_2", "code"},
+    {"question", "predicted_answer", "code"},
+)
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -144,11 +149,11 @@ def _completion(body: bytes) -> dict[str, Any]:
     """The chat completion that answers a request. Tokens are counted as words.
 
     Raises:
-        ValueError: not a request of the video QA rubric.
+        ValueError: not a request of one of raypipe's rubrics.
     """
-    shown, text = _shown(json.loads(body))
-    correct = matches(shown["correct_answer"], shown["predicted_answer"])
-    reply = json.dumps({"verdict": "yes" if correct else "no", "score": 5 if correct else 0})
+    request = json.loads(body)
+    shown, text = _shown(request)
+    reply = json.dumps({"code": shown["code"], **_decision(_rubric_of(request), shown)})
     prompt_tokens, reply_tokens = len(text.split()), len(reply.split())
     return {
         "id": "chatcmpl-matching",
@@ -166,6 +171,28 @@ def _completion(body: bytes) -> dict[str, Any]:
     }
 
 
+def _decision(rubric: str, shown: dict[str, str]) -> dict[str, Any]:
+    if "answer_2" in shown:
+        return {"mark_1": 8.0, "mark_2": 8.0 if matches(shown["answer_1"], shown["answer_2"]) else 4.0}
+    if "correct_answer" not in shown:
+        options = re.findall(r"(?m)^([A-H])\. (.+)$", shown["question"])
+        meant = [letter for letter, option in options if matches(option, shown["predicted_answer"])]
+        return {"choice": meant[0] if len(meant) == 1 else "none"}
+    answers = [text for name, text in shown.items() if name.startswith("predicted_answer")]
+    correct = all(matches(shown["correct_answer"], answer) for answer in answers)
+    if rubric == "mm_vet":
+        return {"score": 1.0 if correct else 0.0}
+    score = {"score": 5 if correct else 0}
+    return score if rubric.startswith("video_chatgpt") else {"verdict": "yes" if correct else "no", **score}
+
+
+def _rubric_of(request: dict[str, Any]) -> str:
+    """The name of the rubric, which its JSON schema has; without a schema, video QA."""
+    form = request.get("response_format")
+    schema = form.get("json_schema") if isinstance(form, dict) else None
+    return str(schema.get("name")) if isinstance(schema, dict) else "video_qa"
+
+
 def _shown(request: Any) -> tuple[dict[str, str], str]:
     """What the user message shows the judge, and that message."""
     messages = request.get("messages") if isinstance(request, dict) else None
@@ -173,9 +200,10 @@ def _shown(request: Any) -> tuple[dict[str, str], str]:
         if isinstance(message, dict) and message.get("role") == "user":
             text = str(message.get("content"))
             value = json.loads(text)
-            if isinstance(value, dict) and all(isinstance(value.get(field), str) for field in _FIELDS):
+            texts = isinstance(value, dict) and all(isinstance(field, str) for field in value.values())
+            if texts and value.keys() in _FIELDS:
                 return value, text
-    raise ValueError(f"the user message must be a JSON object with the strings {', '.join(_FIELDS)}")
+    raise ValueError("the user message must be a JSON object of texts, as raypipe's rubrics make it")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from raypipe.benchmark import Asks
 from raypipe.evaluate.scores import ANSWERED
 from raypipe.judge.endpoint import find_key
 from raypipe.judge.run import judge_run
@@ -27,7 +28,7 @@ class Judging:
     def __init__(
         self,
         store: Store,
-        rubrics: Mapping[str, str | None],
+        rubrics: Mapping[str, Asks | None],
         settings: JudgeSettings | None,
         *,
         use_ray: bool = True,

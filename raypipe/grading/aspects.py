@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from raypipe.grading.metrics import Graded, GradedTable, Metric, mean, ratio, ungraded
+from raypipe.grading.metrics import Graded, GradedTable, Metric, mean, outcome_of, ratio, ungraded
 from raypipe.grading.statistics import Floats
 from raypipe.records import Outcome, Prediction, Question
 
@@ -25,7 +25,7 @@ def graded_by_aspects(item: Prediction | Question, marks: Mapping[str, float | N
     An unreadable one (None) makes the outcome so; the other marks count all the same.
     """
     known = [mark for mark in marks.values() if mark is not None]
-    outcome = Outcome.OK if len(known) == len(marks) else Outcome.JUDGE_UNREADABLE
+    outcome = outcome_of(item) if len(known) == len(marks) else Outcome.JUDGE_UNREADABLE
     score = sum(known) / len(known) if known else None
     value = None if score is None else score / BEST
     said = (f"{aspect}={UNREADABLE if mark is None else f'{mark:g}'}" for aspect, mark in marks.items())

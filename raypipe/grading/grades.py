@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from raypipe.grading.metrics import Graded, GradedTable, Metric, by_facet, proportion, ungraded
+from raypipe.grading.metrics import Graded, GradedTable, Metric, by_facet, outcome_of, proportion, ungraded
 from raypipe.records import Outcome, Prediction, Question
 
 FACETS = ("capability", "capabilities")
@@ -29,7 +29,7 @@ def read_grade(reply: Any) -> float | None:
 def graded_by_grade(item: Prediction | Question, grade: float | None) -> Graded:
     """A question with its grade; without one the judge could not be read, and that is no zero."""
     unread = ungraded(item, Outcome.JUDGE_UNREADABLE)
-    return unread if grade is None else replace(unread, value=grade, outcome=Outcome.OK)
+    return unread if grade is None else replace(unread, value=grade, outcome=outcome_of(item))
 
 
 def capability_tags(names: Iterable[str]) -> tuple[str, ...]:

@@ -253,7 +253,7 @@ def score_of(benchmark: str, metric: Metric, table: GradedTable) -> Score:
 
 def graded_from_verdict(item: Prediction | Question, verdict: Verdict | None) -> Graded:
     """A judged answer. Unjudged or unreadably judged, it has no value: unscored, and not wrong."""
-    asked = item.outcome if isinstance(item, Prediction) else Outcome.OK
+    asked = outcome_of(item)
     if asked not in ANSWERED:
         return ungraded(item, asked)
     if verdict is None:
@@ -262,6 +262,11 @@ def graded_from_verdict(item: Prediction | Question, verdict: Verdict | None) ->
         return ungraded(item, verdict.outcome)
     value = None if verdict.correct is None else float(verdict.correct)
     return replace(ungraded(item, asked), value=value, score=verdict.score)
+
+
+def outcome_of(item: Prediction | Question) -> Outcome:
+    """How a question ended before it was graded: an empty answer stays one, whatever it is worth."""
+    return item.outcome if isinstance(item, Prediction) else Outcome.OK
 
 
 def ungraded(item: Prediction | Question, outcome: Outcome) -> Graded:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from raypipe.grading.metrics import Graded, GradedTable, Mask, Metric, ungraded
+from raypipe.grading.metrics import Graded, GradedTable, Mask, Metric, outcome_of, ungraded
 from raypipe.grading.statistics import Floats
 from raypipe.records import Outcome, Prediction, Question
 
@@ -48,7 +48,7 @@ def graded_by_marks(item: Prediction | Question, marks: Marks | None) -> Graded:
     if marks is None:
         return unread
     baseline, score = marks
-    return replace(unread, value=score / BEST_MARK, score=score, baseline=baseline, outcome=Outcome.OK)
+    return replace(unread, value=score / BEST_MARK, score=score, baseline=baseline, outcome=outcome_of(item))
 
 
 def relative(sums: Floats) -> Floats:

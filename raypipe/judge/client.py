@@ -1,82 +1,97 @@
-"""The judge: one question and answer in, one verdict out, over an OpenAI-compatible endpoint.
+"""One request to the judge's endpoint, and what became of it. No Ray here, and no second try.
 
-What can go wrong is told apart by what it means:
+What can go wrong is told apart by what it means for the next call:
 
-- rate limit, 408, 409, 5xx, timeout, reset, broken body: tried again, then JUDGE_FAILED;
-- any other 4xx (too long, filtered): JUDGE_FAILED at once;
-- a reply that is no verdict (cut off, prose, a refusal): asked once more, then JUDGE_UNREADABLE;
-- 401, 402, 403, 404, quota used up, told to wait for long, many failures in a row: ``ServiceError``.
-  What follows cannot succeed either, so the run stops; the same command continues it.
+- 429: too fast;
+- 408, 409, 425, 5xx, timeout, reset, broken body: may pass;
+- any other 4xx (too long, filtered): this request would be refused again;
+- 401, 402, 403, 404, a quota used up: every request would be.
 
-None of them is ever a score. This module has no Ray in it; an instance belongs to one event loop.
+The key is read where the request is sent, and is cut out of all that comes back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, Protocol
 
 import openai
 from openai.types.chat import ChatCompletion
 
-from raypipe.errors import ServiceError
-from raypipe.grading.rubrics import Reading, Rubric, UnreadableVerdict
+from raypipe.grading.injection import clean
 from raypipe.judge.endpoint import NO_KEY, base_url_of, find_key, host_of, is_loopback, retry_after_s
-from raypipe.records import Outcome, Prediction, Verdict, fingerprint
 from raypipe.settings import JudgeSettings
 
-JUDGED = frozenset({Outcome.OK, Outcome.EMPTY})  # an empty answer is an answer
-BACKOFF_S = 0.5  # before the second try; doubles with each further one
-MAX_BACKOFF_S = 30.0
-MAX_RETRY_AFTER_S = 300.0  # an endpoint that asks for more has refused the run
-MAX_FAILURES_IN_A_ROW = 32
 _REFUSED = {401: "the key", 402: "the account", 403: "the key", 404: "the address or the model"}
-_WORTH_RETRYING = frozenset({408, 409, 425, 429})
-_SCHEMA_REFUSED = frozenset({400, 422})
+_MAY_PASS = frozenset({408, 409, 425})
+_MAY_BE_PAID = frozenset({408, 502, 504})  # what stands before the model gave up on it
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_LONGEST_WHY = 200
 
 
-class NoReply(Exception):
-    """The judge did not answer this question; the message says why."""
+class Kind(StrEnum):
+    """What a failed request means."""
+
+    LIMITED = "limited"
+    PASSING = "passing"
+    REFUSED = "refused"  # this request
+    CLOSED = "closed"  # every request
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the endpoint takes a request: with a JSON schema or not, and what it calls the longest reply."""
+
+    schema: bool = True
+    length: str = "max_tokens"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request: what the judge is told and shown, and the form of its reply."""
+
+    name: str
+    system: str
+    user: str
+    schema: Mapping[str, Any]
+    form: Form = Form()
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the endpoint sent back for one request; "" and 0 stand for what it does not say."""
+    """What came back; "" stands for what the endpoint does not say, None for tokens it does not count."""
 
     text: str
     model: str
-    prompt_tokens: int
-    reply_tokens: int
+    fingerprint: str
+    prompt_tokens: int | None
+    reply_tokens: int | None
 
 
-def answer_text(prediction: Prediction) -> str:
-    """The answer as it is judged: runs of white space become one blank, so that they cost no verdict."""
-    return " ".join(prediction.text.split())
+@dataclass(frozen=True)
+class Fault:
+    """No reply: what it means, why in words, how long the endpoint asks to wait, whether it may be paid."""
+
+    kind: Kind
+    why: str
+    status: int = 0
+    retry_after_s: float | None = None
+    paid: bool = False
 
 
-def verdict_key(prediction: Prediction, rubric: Rubric, settings: JudgeSettings) -> str:
-    """Names what is judged, by whom and how, and nothing else.
+class Sender(Protocol):
+    """Sends requests, many at once."""
 
-    The model under test is not in it: another checkpoint with the same answer has the same key. The
-    endpoint's address is not either: the judge's name and its model tell judges apart.
-    """
-    return fingerprint(
-        prediction.benchmark,
-        prediction.question,
-        prediction.reference,
-        answer_text(prediction),
-        rubric.label,
-        settings.name,
-        settings.model,
-        settings.temperature,
-    )
+    async def send(self, call: Call) -> Reply | Fault: ...
+
+    async def close(self) -> None: ...
 
 
-class Judge:
-    """Asks one endpoint, at most ``settings.concurrency`` questions at a time.
+class Client:
+    """The openai client with its own tries turned off; belongs to one event loop.
 
     Raises:
         RequestError: no key for an endpoint that is not on this machine, or a bad address.
@@ -88,207 +103,94 @@ class Judge:
         self._host = host_of(settings)
         url = base_url_of(settings)
         # A proxy of the environment cannot reach this machine's own addresses.
-        direct = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(url) else None
+        http = openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(url))
         self._client = openai.AsyncOpenAI(
-            base_url=url, api_key=self._key, timeout=settings.timeout_s, max_retries=0, http_client=direct
+            base_url=url, api_key=self._key, timeout=settings.timeout_s, max_retries=0, http_client=http
         )
-        self._slots = asyncio.Semaphore(settings.concurrency)
-        self._with_schema = True  # until the endpoint refuses one and answers without
-        self._resume_at = 0.0  # time of the event loop before which nothing is sent
-        self._failures = 0
-        self._stop: ServiceError | None = None
 
     def __repr__(self) -> str:
-        return f"Judge({self._settings.name!r}, {self._settings.model!r} at {self._host})"
+        return f"Client({self._settings.name!r}, {self._settings.model!r} at {self._host})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client holds the key and stays in its process")
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.close()
 
-    async def judge(self, prediction: Prediction, rubric: Rubric) -> Verdict:
-        """The verdict on one answer; its outcome is OK, JUDGE_UNREADABLE or JUDGE_FAILED.
-
-        ``reply`` of a failed verdict says why there is none. Tokens are those of all replies to it.
-
-        Raises:
-            ServiceError: the endpoint refuses the run; each later call then raises the same at once.
-        """
-        async with self._slots:
-            if self._stop:
-                raise self._stop
-            try:
-                verdict = await self._judge(prediction, rubric)
-            except ServiceError as stop:
-                self._stop = stop
-                raise
-            self._count(verdict)
-            return verdict
-
-    async def _judge(self, prediction: Prediction, rubric: Rubric) -> Verdict:
-        user = rubric.user(prediction.question, prediction.reference, answer_text(prediction))
-        replies: list[Reply] = []
-        outcome, reading, said = Outcome.JUDGE_UNREADABLE, None, ""
-        for system in (rubric.system, f"{rubric.system}\n\n{rubric.reminder}"):
-            try:
-                replies.append(await self._ask(system, user, rubric))
-                said = replies[-1].text
-                outcome, reading = Outcome.OK, rubric.read(said)
-                break
-            except UnreadableVerdict:
-                outcome = Outcome.JUDGE_UNREADABLE
-            except NoReply as fault:
-                outcome, said = Outcome.JUDGE_FAILED, str(fault)
-                break
-        return self._verdict(prediction, rubric, outcome, reading, self._without_key(said), replies)
-
-    def _verdict(
-        self,
-        prediction: Prediction,
-        rubric: Rubric,
-        outcome: Outcome,
-        reading: Reading | None,
-        said: str,
-        replies: list[Reply],
-    ) -> Verdict:
-        return Verdict(
-            key=verdict_key(prediction, rubric, self._settings),
-            benchmark=prediction.benchmark,
-            question_id=prediction.question_id,
-            judge=self._settings.name,
-            judge_model=replies[-1].model if replies else "",
-            rubric=rubric.label,
-            outcome=outcome,
-            correct=reading.correct if reading else None,
-            score=reading.score if reading else None,
-            reply=said,
-            prompt_tokens=sum(r.prompt_tokens for r in replies),
-            reply_tokens=sum(r.reply_tokens for r in replies),
-        )
-
-    async def _ask(self, system: str, user: str, rubric: Rubric) -> Reply:
-        """One reply, tried again while that may help.
-
-        Raises:
-            NoReply: the tries are used up, or this request is refused.
-            ServiceError: the endpoint refuses the run.
-        """
-        why, wait_s = "", 0.0
-        for attempt in range(self._settings.tries):
-            if attempt:
-                await asyncio.sleep(wait_s)
-            await self._wait_for_endpoint()
-            wait_s = _backoff_s(attempt)
-            try:
-                async with asyncio.timeout(self._settings.timeout_s):
-                    return await self._send_either_way(system, user, rubric)
-            except openai.APIStatusError as fault:
-                why = self._refusal(fault)
-                asked_s = retry_after_s(fault.response.headers)
-                if asked_s:
-                    self._hold_off(asked_s, why)
-                    wait_s = 0.0
-            except (TimeoutError, openai.APITimeoutError):
-                why = f"no reply within {self._settings.timeout_s:g} s"
-            except (openai.APIError, ValueError, RecursionError) as fault:
-                why = f"connection or reply broken ({type(fault).__name__})"
-        raise NoReply(f"no reply in {self._settings.tries} tries; the last: {why}")
-
-    async def _send_either_way(self, system: str, user: str, rubric: Rubric) -> Reply:
-        """Asks for the reply's JSON schema; without it where the endpoint does not know how."""
-        if not self._with_schema:
-            return await self._send(system, user, {})
-        form = {
-            "type": "json_schema",
-            "json_schema": {"name": rubric.name, "strict": True, "schema": dict(rubric.schema)},
-        }
+    async def send(self, call: Call) -> Reply | Fault:
+        """Asks once. Never raises for what the endpoint or the network does."""
         try:
-            return await self._send(system, user, {"response_format": form})
+            async with asyncio.timeout(self._settings.timeout_s):
+                return self._reply_of(await self._complete(call))
         except openai.APIStatusError as fault:
-            if fault.status_code not in _SCHEMA_REFUSED:
-                raise
-        reply = await self._send(system, user, {})
-        self._with_schema = False  # only now is it known that the schema was what it refused
-        return reply
+            return self._refusal(fault)
+        except (TimeoutError, openai.APITimeoutError):
+            why = f"no reply within {self._settings.timeout_s:g} s"
+            return Fault(Kind.PASSING, why, paid=True)
+        except openai.APIConnectionError as fault:
+            refused = isinstance(_root(fault), ConnectionRefusedError)
+            return Fault(Kind.PASSING, f"connection broken ({type(fault).__name__})", paid=not refused)
+        except (openai.APIError, ValueError, RecursionError) as fault:
+            return Fault(Kind.PASSING, f"reply broken ({type(fault).__name__})", paid=True)
 
-    async def _send(self, system: str, user: str, more: dict[str, Any]) -> Reply:
-        completion = await self._client.chat.completions.create(
+    async def _complete(self, call: Call) -> Any:
+        more: dict[str, Any] = {call.form.length: self._settings.max_reply_tokens}
+        if call.form.schema:
+            schema = {"name": call.name.replace("/", "_"), "strict": True, "schema": dict(call.schema)}
+            more["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return await self._client.chat.completions.create(
             model=self._settings.model,
-            messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
+            messages=[{"role": "system", "content": call.system}, {"role": "user", "content": call.user}],
             temperature=self._settings.temperature,
             **more,
         )
-        return _reply_of(completion)
 
-    def _refusal(self, fault: openai.APIStatusError) -> str:
-        """Says why a request was refused, where trying it again may help.
+    def _reply_of(self, completion: Any) -> Reply:
+        """Reads a completion that the client did not check: servers leave fields out or fill them wrongly.
 
         Raises:
-            NoReply: it would be refused again.
-            ServiceError: every request would be.
+            ValueError: not a chat completion at all, such as a proxy's page.
         """
-        said = " ".join(self._without_key(str(fault.message)).split())[:200]
-        why = f"HTTP {fault.status_code}: {said}"
+        if not isinstance(completion, ChatCompletion) or not isinstance(completion.choices, list):
+            raise ValueError("not a chat completion")
+        message = getattr(completion.choices[0], "message", None) if completion.choices else None
+        content = getattr(message, "content", None) or getattr(message, "refusal", None)
+        usage = completion.usage
+        return Reply(
+            text=self._safe(content) if isinstance(content, str) else "",
+            model=self._safe(str(completion.model or "")),
+            fingerprint=self._safe(str(getattr(completion, "system_fingerprint", None) or "")),
+            prompt_tokens=_count_of(getattr(usage, "prompt_tokens", None)),
+            reply_tokens=_count_of(getattr(usage, "completion_tokens", None)),
+        )
+
+    def _refusal(self, fault: openai.APIStatusError) -> Fault:
+        status = fault.status_code
+        said = " ".join(self._safe(str(fault.message)).split())[:_LONGEST_WHY]
+        why = f"HTTP {status}: {said}"
         quota = bool({str(fault.code), str(fault.type)} & _QUOTA)
-        if quota or fault.status_code in _REFUSED:
-            what = "the quota" if quota else _REFUSED[fault.status_code]
-            raise ServiceError(
-                f"the judge at {self._host} refuses {what} for model {self._settings.model} ({why})",
-                "put that right (judge.key_file, judge.base_url, judge.model); the same command continues",
-            ) from None
-        if fault.status_code < 500 and fault.status_code not in _WORTH_RETRYING:
-            raise NoReply(f"request refused with {why}") from None
-        return why
+        if quota or status in _REFUSED:
+            what = "the quota" if quota else _REFUSED[status]
+            return Fault(Kind.CLOSED, f"refuses {what} for model {self._settings.model} ({why})", status)
+        asked_s = retry_after_s(fault.response.headers)
+        if status == 429:
+            return Fault(Kind.LIMITED, why, status, asked_s)
+        if status >= 500 or status in _MAY_PASS:
+            return Fault(Kind.PASSING, why, status, asked_s, status in _MAY_BE_PAID)
+        return Fault(Kind.REFUSED, why, status)
 
-    def _hold_off(self, asked_s: float, why: str) -> None:
-        """Sends nothing for as long as the endpoint asks, whichever question it said it to."""
-        if asked_s > MAX_RETRY_AFTER_S:
-            raise ServiceError(
-                f"the judge at {self._host} asks to wait {asked_s:.0f} s ({why})",
-                "run the same command later; it continues",
-            ) from None
-        self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + asked_s)
-
-    async def _wait_for_endpoint(self) -> None:
-        clock = asyncio.get_running_loop()
-        while (wait_s := self._resume_at - clock.time()) > 0:
-            await asyncio.sleep(wait_s * random.uniform(1.0, 1.1))  # noqa: S311 (jitter, no secret)
-
-    def _count(self, verdict: Verdict) -> None:
-        """Stops the run when the endpoint is down rather than failing each question, slowly."""
-        self._failures = self._failures + 1 if verdict.outcome == Outcome.JUDGE_FAILED else 0
-        if self._failures >= MAX_FAILURES_IN_A_ROW:
-            self._stop = ServiceError(
-                f"the judge at {self._host} failed {self._failures} times in a row: {verdict.reply}",
-                "see that the endpoint is up; the same command continues",
-            )
-
-    def _without_key(self, text: str) -> str:
+    def _safe(self, text: str) -> str:
+        """Text that can be stored and shown: valid Unicode without the key."""
+        text = clean(text)
         return text if self._key == NO_KEY else text.replace(self._key, "<key>")
 
 
-def _backoff_s(attempt: int) -> float:
-    whole_s = min(MAX_BACKOFF_S, BACKOFF_S * 2**attempt)
-    return whole_s * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)
+def _count_of(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**31 else None
 
 
-def _reply_of(completion: Any) -> Reply:
-    """Reads a completion that the client did not check: servers leave fields out or fill them wrongly.
-
-    Raises:
-        ValueError: not a chat completion at all, such as a proxy's page.
-    """
-    if not isinstance(completion, ChatCompletion) or not isinstance(completion.choices, list):
-        raise ValueError("not a chat completion")
-    message = getattr(completion.choices[0], "message", None) if completion.choices else None
-    content = getattr(message, "content", None) or getattr(message, "refusal", None)
-    usage = completion.usage
-    return Reply(
-        text=content if isinstance(content, str) else "",
-        model=str(completion.model or ""),
-        prompt_tokens=_count_of(getattr(usage, "prompt_tokens", 0)),
-        reply_tokens=_count_of(getattr(usage, "completion_tokens", 0)),
-    )
-
-
-def _count_of(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+def _root(fault: BaseException) -> BaseException:
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    return fault

@@ -8,6 +8,7 @@ from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.benchmark import Benchmark
+from raypipe.grading.judging import rubrics_of
 from raypipe.report.export import with_upload
 from raypipe.report.numbers import count
 
@@ -142,7 +143,7 @@ def _row(b: Benchmark) -> dict[str, Any]:
         "files": [[f] if isinstance(f, str) else list(f) for f in b.files],
         "primary": b.primary,
         "graded_by": graded_by(b),
-        "rubric": b.rubric,
+        "rubrics": list(rubrics_of(b.rubric)) if b.rubric else [],
         "stored_verdicts": b.verdicts is not None,
         "published": dict(b.published),
         "published_source": b.published_source,

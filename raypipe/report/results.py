@@ -51,7 +51,7 @@ def _entry(asked: str, runs: Sequence[EvaluationRun], baseline: str | None, cap:
         "name": asked,
         "title": benchmark.title,
         "primary": benchmark.primary,
-        "judged": benchmark.rubric is not None,
+        "judged": benchmark.rule is None and benchmark.rubric is not None,
         "answers_only": benchmark.rule is None and benchmark.rubric is None,
         "judges": {label: judge for label, judge in judges.items() if judge["name"]},
         "published_source": benchmark.published_source,

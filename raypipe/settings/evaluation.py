@@ -1,4 +1,4 @@
-"""Settings of the evaluate and judge verbs."""
+"""Settings of the evaluate verb."""
 
 from __future__ import annotations
 
@@ -9,39 +9,8 @@ from pydantic import Field
 
 from raypipe.settings.base import Settings, how, later
 from raypipe.settings.data import DecodeLimits, Rendition, Sampling
-
-
-class Price(Settings):
-    """Cost of the judge, in US dollars per million tokens."""
-
-    prompt: float = 0.0
-    reply: float = 0.0
-
-
-class JudgeSettings(Settings):
-    """An OpenAI-compatible endpoint that judges open answers. The key is named by path, never given."""
-
-    name: str = "judge"
-    base_url: str | None = None
-    model: str = "gpt-3.5-turbo"
-    key_file: str | None = how(None)
-    key_env: str = how("OPENAI_API_KEY")
-    temperature: float = 0.0
-    concurrency: int = how(8, ge=1)
-    timeout_s: float = how(60.0, gt=0)
-    tries: int = how(5, ge=1)
-    price: Price = how(Price())
-
-
-class ServedSettings(Settings):
-    """An OpenAI-compatible endpoint that serves the model. The key is named by path, never given."""
-
-    base_url: str = how()
-    key_file: str | None = how(None)
-    key_env: str = how("OPENAI_API_KEY")
-    concurrency: int = how(16, ge=1)
-    timeout_s: float = how(120.0, gt=0)
-    tries: int = how(5, ge=1)
+from raypipe.settings.judge import JudgeSettings
+from raypipe.settings.served import ServedSettings
 
 
 class EvaluateSettings(Settings):
@@ -98,6 +67,8 @@ class EvaluateSettings(Settings):
     def _served(self) -> EvaluateSettings:
         if (self.engine == "served") != (self.served is not None):
             raise ValueError("engine=served goes with a group served: that has a base_url, and with no other")
+        if self.served is not None and (self.protocol == "reference" or self.model_base):
+            raise ValueError("a served model has its own template: no protocol=reference, and no model_base")
         return self
 
     @property

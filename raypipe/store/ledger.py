@@ -6,13 +6,15 @@ name made from what it answers. A segment that is there is never made again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from raypipe.records import to_table
+from raypipe.errors import DamageError
+from raypipe.records import OLDER_SCHEMAS, to_table
 from raypipe.store.files import Store
 from raypipe.store.shards import Shard, encode
 
@@ -33,11 +35,28 @@ class Ledger:
 
     def segment(self, name: str) -> list[dict[str, Any]]:
         """The rows of one segment."""
-        return Shard(self.store, f"{self.folder}/{name}.arrow", self.schema).table().to_pylist()
+        return self.table(name).to_pylist()
+
+    def table(self, name: str) -> pa.Table:
+        """One segment; one that an older version wrote lacks the fields that are new."""
+        file = f"{self.folder}/{name}.arrow"
+        data = None if self.store.is_local else self._bytes(file)
+        try:
+            return Shard(self.store, file, self.schema, data).table()
+        except DamageError:
+            for old in [old for new, old in OLDER_SCHEMAS if new is self.schema]:
+                with contextlib.suppress(DamageError):
+                    return Shard(self.store, file, old, data).table()
+            raise
+
+    def _bytes(self, file: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self.store.read(file)
+        return None  # the shard says so
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows, segment after segment in the order of their names."""
         out: list[dict[str, Any]] = []
-        for name in self.store.list(self.folder, ".arrow"):
-            out += Shard(self.store, name, self.schema).table().to_pylist()
+        for name in sorted(self.names()):
+            out += self.segment(name)
         return out

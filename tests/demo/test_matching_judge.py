@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from raypipe.demo.matching_judge import MODEL, MatchingJudge, matches
-from raypipe.grading.rubrics import RUBRICS
+from raypipe.grading.rubrics import RUBRICS, Rubric, Subject, message
 
 RUBRIC = RUBRICS["video_qa"]
 
@@ -53,17 +53,33 @@ def _request(base_url: str, path: str, body: bytes | None = None) -> tuple[int, 
 def test_it_speaks_the_two_requests_of_the_api_and_says_what_it_is() -> None:
     with MatchingJudge() as judge:
         assert judge.base_url.startswith("http://127.0.0.1:")
-        user = RUBRIC.user("what colour?", "red", "a red square")
+        shown, _ = RUBRIC.content([Subject("what colour?", "red", "a red square")])
+        user = message(shown, "c0de")
         messages = [{"role": "system", "content": RUBRIC.system}, {"role": "user", "content": user}]
         body = json.dumps({"model": "gpt-4", "messages": messages}).encode()
         status, completion = _request(judge.base_url, "/chat/completions", body)
         _, models = _request(judge.base_url, "/models")
     assert status == 200
     assert completion["model"] == MODEL, "never passed off as the model that was asked for"
-    reading = RUBRIC.read(completion["choices"][0]["message"]["content"])
+    reading = RUBRIC.read(completion["choices"][0]["message"]["content"], "c0de")
     assert (reading.correct, reading.score) == (True, 5.0)
     assert completion["usage"]["prompt_tokens"] > 0
     assert [m["id"] for m in models["data"]] == [MODEL]
+
+
+@pytest.mark.parametrize("rubric", RUBRICS.values(), ids=list(RUBRICS))
+def test_it_knows_every_rubric(rubric: Rubric) -> None:
+    subjects = [Subject("what is it?\nA. a dog\nB. a cat", "a cat", "It is a cat.", "a cat")] * rubric.answers
+    shown, flags = rubric.content(subjects)
+    schema = {"name": rubric.name.replace("/", "_"), "strict": True, "schema": rubric.schema}
+    form = {"type": "json_schema", "json_schema": schema}
+    body = {"messages": [{"role": "user", "content": message(shown, "c0de")}], "response_format": form}
+    with MatchingJudge() as judge:
+        status, completion = _request(judge.base_url, "/chat/completions", json.dumps(body).encode())
+    assert (status, flags) == (200, ())
+    reading = rubric.read(completion["choices"][0]["message"]["content"], "c0de")
+    assert reading.correct in (True, None)
+    assert (reading.score, reading.choice) in [(5.0, None), (1.0, None), (8.0, None), (None, "B")]
 
 
 @pytest.mark.parametrize(

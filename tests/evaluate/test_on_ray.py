@@ -20,8 +20,18 @@ from raypipe.settings import DecodeLimits, EvaluateSettings
 from raypipe.store.files import Store
 from raypipe.store.run import Run
 from raypipe.store.verify import verify
+from tests.support.driver import Driver
 from tests.support.eval_media import asking, eval_root
-from tests.support.evaluated import PLACE, answers_of, clip_root, hooked, made_by, tries_at
+from tests.support.evaluated import (
+    PLACE,
+    answers_of,
+    clip_root,
+    committed,
+    hooked,
+    made_by,
+    settings_file,
+    tries_at,
+)
 from tests.support.hooked import Mark, marks
 from tests.support.kills import ALL
 from tests.support.whole import differing
@@ -176,3 +186,59 @@ def test_too_few_cpus_are_refused_at_once(ray_local, tiny_folder, tmp_path):
         with pytest.raises(RequestError, match=said):
             evaluate(settings)
     assert on_ray._room(settings_of(root, tiny_folder, tmp_path, actors=1)).read_cpus >= 0.25
+
+
+def outstanding(folder: Path) -> int:
+    """The most units that were read and not answered yet, at once."""
+    came = [(f.stat().st_mtime_ns, 1) for f in (folder / "read").glob("*.ended")]
+    went = [(f.stat().st_mtime_ns, -1) for f in (folder / "answer").glob("*.ended")]
+    most = now = 0
+    for _, change in sorted(came + went):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def test_what_is_read_ahead_is_bounded(ray_local, tiny_folder, tmp_path):
+    """Each unit weighs 4 MiB and takes the model longer than it takes to read."""
+    root = clip_root(tmp_path / "eval", [f"c{n}" for n in range(12)])
+    most = {}
+    for mib in (2048, 16):
+        settings = settings_of(root, tiny_folder, tmp_path / f"run{mib}", read_ahead_mib=mib)
+        folder = tmp_path / f"marks{mib}"
+        evaluate(settings, execute=hooked(folder, slow_s=0.5, padding=4 << 20))
+        most[mib] = outstanding(folder)
+    assert most[2048] > 4  # the model does not keep up, and there is room
+    assert most[16] <= 4
+
+
+def test_a_driver_killed_or_stopped_goes_on_with_other_actors(tiny_folder, tmp_path):
+    root = clip_root(tmp_path / "eval", [f"c{n}" for n in range(14)])
+    settings = settings_of(root, tiny_folder, tmp_path / "run")
+    wanted = undisturbed(settings, hooked(tmp_path / "before", in_process))
+    yaml = settings_file(tmp_path / "killed.yaml", settings)
+    ends = [(signal.SIGKILL, 2, "1"), (signal.SIGINT, 6, '"1-2"'), (None, 0, "2")]
+    before: dict[str, tuple[int, int]] = {}
+    for how, count, actors in ends:
+        marks_of = tmp_path / f"marks-{count}"
+        more = [str(yaml), f"actors={actors}", "actor_cpus=0.5"]
+        command = ["-m", "tests.support.slow_evaluate", str(marks_of), "0.4", *more]
+        driver = Driver(command, tmp_path / "log")
+        if how is not None:
+            driver.wait_for(tmp_path / "run/predictions", count, ".arrow")
+            os.kill(driver.process.pid, how)
+        code = driver.ended()
+        said = driver.log.read_text()[-3000:]
+        assert code == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 4, None: 0}[how], said
+        now = committed(tmp_path / "run")
+        assert before.items() <= now.items()
+        assert not {f"{m.unit}.arrow" for m in marks(marks_of / "answer")} & before.keys()
+        if how is signal.SIGINT:
+            assert "it continues: raypipe evaluate" in said
+            assert "Traceback" not in said
+        if how is not None:
+            assert len(before) < len(now) < 14, f"{how} came too late"
+        before = now
+    assert len(before) == 14
+    assert differing(made_by(tmp_path / "run"), wanted) == []
+    assert verify(settings.out).damage == []

@@ -1,8 +1,8 @@
 import pytest
 
-from raypipe.judge import client
+from raypipe.judge import governor
 
 
 @pytest.fixture(autouse=True)
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(governor, "BACKOFF_S", 0.01)

@@ -4,11 +4,12 @@ import email.utils
 import time
 from pathlib import Path
 
+import pydantic
 import pytest
 
 from raypipe.errors import RequestError
 from raypipe.judge.endpoint import NO_KEY, base_url_of, find_key, host_of, is_loopback, retry_after_s
-from raypipe.settings import JudgeSettings
+from raypipe.settings import EvaluateSettings, JudgeSettings, load
 
 CANARY = "sk-canary-0123456789"
 
@@ -86,10 +87,33 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 def test_messages_name_the_host_without_credentials() -> None:
-    assert (
-        host_of(JudgeSettings(base_url=f"https://me:{CANARY}@judge.example:8443/v1")) == "judge.example:8443"
-    )
+    old = JudgeSettings.model_construct(base_url=f"https://me:{CANARY}@judge.example:8443/v1")
+    assert host_of(old) == "judge.example:8443"
     assert host_of(JudgeSettings()) == "api.openai.com"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"key={CANARY}",
+        f"api_key={CANARY}",
+        f"token={CANARY}",
+        f"key_env={CANARY}",
+        f"base_url=https://me:{CANARY}@judge.example/v1",
+        f"base_url=https://judge.example/v1?key={CANARY}",
+    ],
+)
+def test_a_key_given_as_a_setting_is_refused_without_showing_it(given: str) -> None:
+    for kind, more in ((JudgeSettings, []), (EvaluateSettings, ["model=m", "eval_root=r", "out=o"])):
+        name = given if kind is JudgeSettings else f"judge.{given}"
+        with pytest.raises(RequestError) as fault:
+            load(kind, None, [*more, name])
+        assert fault.value.exit_code == 2
+        assert "key" in fault.value.message
+        assert CANARY not in repr(fault.value) + fault.value.render()
+    with pytest.raises(pydantic.ValidationError) as raw:
+        JudgeSettings(**dict([given.split("=", 1)]))
+    assert CANARY not in str(raw.value)
 
 
 @pytest.mark.parametrize(

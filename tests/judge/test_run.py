@@ -7,8 +7,8 @@ import pytest
 
 from raypipe.demo.matching_judge import MatchingJudge
 from raypipe.errors import RequestError, ServiceError
-from raypipe.judge import batch, run
-from raypipe.judge.pool import shares_of
+from raypipe.judge import log
+from raypipe.judge.log import VERDICTS
 from raypipe.judge.run import cost_usd, judge_run
 from raypipe.records import VERDICT_SCHEMA, Outcome, Prediction, Verdict, verdicts_of
 from raypipe.settings import JudgeSettings, Price
@@ -27,18 +27,12 @@ def judged(store: Store, predictions: list[Prediction], made: JudgeSettings, **m
 
 
 def rows(store: Store) -> list[Verdict]:
-    return verdicts_of(Ledger(store, run.VERDICTS, VERDICT_SCHEMA).rows())
+    return verdicts_of(Ledger(store, VERDICTS, VERDICT_SCHEMA).rows())
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "run"))
-
-
-@pytest.fixture
-def _batches_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "BATCH", 2)
-    monkeypatch.setattr(batch, "BATCH", 2)
 
 
 def test_a_second_run_asks_nothing(store: Store) -> None:
@@ -52,7 +46,8 @@ def test_a_second_run_asks_nothing(store: Store) -> None:
     assert [v.question_id for v in first] == [p.question_id for p in predictions]
     assert second == first[::-1]
     assert sorted(rows(store), key=lambda v: v.question_id) == first
-    assert seen == [(0, 5), (5, 5)]
+    assert seen[0] == (0, 5)
+    assert seen[-1] == (5, 5)
 
 
 def test_a_finished_run_needs_no_judge_and_no_key(store: Store) -> None:
@@ -122,7 +117,6 @@ def test_what_got_no_verdict_is_counted_and_asked_again(store: Store) -> None:
     assert good[0] == bad[0]
 
 
-@pytest.mark.usefixtures("_batches_of_two")
 def test_a_stopped_run_keeps_what_was_judged_and_continues(store: Store) -> None:
     predictions = [prediction(i) for i in range(10)]
     with JudgeEndpoint([Say()] * 5, then=Refuse(401)) as endpoint:
@@ -138,17 +132,14 @@ def test_a_stopped_run_keeps_what_was_judged_and_continues(store: Store) -> None
     assert len(rows(store)) == 10
 
 
-@pytest.mark.usefixtures("_batches_of_two")
-def test_batches_are_committed_as_they_finish_in_segments_named_by_content(store: Store) -> None:
-    seen: list[int] = []
+def test_ten_thousand_verdicts_are_a_few_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "SEAL_ROWS", 8)
     with JudgeEndpoint() as endpoint:
-        made = settings(endpoint, concurrency=1)
-        judged(store, [prediction(i) for i in range(5)], made, progress=lambda done, _: seen.append(done))
-    names = store.list(run.VERDICTS, ".arrow")
-    assert len(names) == 3
-    assert seen[0] == 0
-    assert seen[-1] == 5
-    assert len(seen) == 4
+        judged(store, [prediction(i) for i in range(30)], settings(endpoint))
+    names = store.list(VERDICTS)
+    assert 4 <= len(names) <= 8
+    assert all(name.endswith(".arrow") for name in names), "nothing is left open"
+    assert len(rows(store)) == 30
 
 
 def test_judges_are_never_mixed(store: Store) -> None:
@@ -182,11 +173,3 @@ def test_nothing_to_judge(store: Store) -> None:
     with JudgeEndpoint() as endpoint:
         assert judged(store, [], settings(endpoint)) == []
     assert cost_usd([], Price(prompt=1.0, reply=1.0)) == 0.0
-
-
-@pytest.mark.parametrize(("concurrency", "actors"), [(1, None), (64, None), (65, None), (5000, None), (2, 7)])
-def test_actors_share_the_allowed_requests(concurrency: int, actors: int | None) -> None:
-    shares = shares_of(concurrency, actors)
-    assert sum(shares) == concurrency
-    assert 1 <= min(shares) <= max(shares) <= min(shares) + 1
-    assert len(shares) <= 8

@@ -4,11 +4,8 @@ import contextlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -26,9 +23,9 @@ from raypipe.settings import DecodeLimits, Rendition, Sampling
 from raypipe.store.files import Store
 from raypipe.store.run import Run
 from raypipe.store.verify import verify
-from tests.support import ROOT
 from tests.support.clips import data_root, talk, write_annotations, write_clip, write_image
-from tests.support.hooked import Hooked, Mark, marked_processes, marks
+from tests.support.driver import Driver
+from tests.support.hooked import Hooked, Mark, marks
 from tests.support.kills import SEED
 from tests.support.prepared import contents, dataset, one_by_one, prepared
 from tests.support.s3 import environment, new_bucket
@@ -215,58 +212,8 @@ def _counted(text: str, dataset_name: str) -> Counter[str]:
     return found
 
 
-class Driver:
-    """``raypipe prepare`` in a process of its own, with a Ray of its own."""
-
-    def __init__(self, yaml: Path, log: Path, **more: str) -> None:
-        self.mark = f"RAYPIPE_TEST_MARK={uuid.uuid4().hex}"
-        key, value = self.mark.split("=")
-        environ = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        environ |= {"RAYPIPE_DASHBOARD": "0", key: value, **more}
-        self.log = log
-        with open(log, "wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "raypipe.cli", "prepare", str(yaml)],
-                cwd=ROOT,
-                env=environ,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-            )
-
-    def wait_for(self, folder: Path, count: int) -> None:
-        """Until so many units are committed."""
-        deadline = time.monotonic() + 200
-        while len(list(folder.glob("*.json"))) < count:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            assert time.monotonic() < deadline, f"{count} units never came"
-            time.sleep(0.005)
-
-    def ended(self) -> int:
-        """Its exit code, once it, its workers and their decoders are gone by themselves.
-
-        Two agents of Ray outlive a killed driver for a while; they are ended here, by their ids.
-        """
-        code = self.process.wait(200)
-        deadline = time.monotonic() + 30
-        while (left := self._left()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for pid in marked_processes(self.mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        assert left == [], "its own processes outlived it"
-        return code
-
-    def _left(self) -> list[str]:
-        """The command lines of what it started, but for Ray's agents."""
-        found = []
-        for pid in marked_processes(self.mark):
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-                if command and not re.match(r"ray::(Dashboard|RuntimeEnv)Agent", command):
-                    found.append(command[:300])
-        return found
+def driver_of(yaml: Path, log: Path, **more: str) -> Driver:
+    return Driver(["-m", "raypipe.cli", "prepare", str(yaml)], log, **more)
 
 
 # Many exact frames take so long that a driver which is told to stop does so before all is done.
@@ -307,7 +254,7 @@ def test_a_driver_killed_or_stopped_continues(tmp_path):
     ends = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
     committed: dict[str, tuple[int, int]] = {}
     for place, how in zip(places, ends, strict=True):
-        driver = Driver(yaml, tmp_path / "log")
+        driver = driver_of(yaml, tmp_path / "log")
         driver.wait_for(out / "units", max(place, len(committed) + 1))
         os.kill(driver.process.pid, how)
         code = driver.ended()
@@ -319,7 +266,7 @@ def test_a_driver_killed_or_stopped_continues(tmp_path):
         assert committed.items() <= now.items()  # none was made again
         assert len(committed) < len(now) < 20, f"{how} came too late at {place}"
         committed = now
-    driver = Driver(yaml, tmp_path / "log")
+    driver = driver_of(yaml, tmp_path / "log")
     assert driver.ended() == 0, driver.log.read_text()[-3000:]
     now = {f.name: (f.stat().st_ino, f.stat().st_mtime_ns) for f in (out / "units").glob("*.json")}
     assert committed.items() <= now.items()
@@ -337,7 +284,7 @@ def test_from_s3_to_s3_on_ray(tmp_path, s3_server, s3_root):
     for file in (tmp_path / "data").iterdir():
         Store(source).replace(file.name, file.read_bytes())
     out = f"{s3_root}/run"
-    driver = Driver(_yaml(tmp_path / "s3.yaml", source, out), tmp_path / "log", **environment(s3_server))
+    driver = driver_of(_yaml(tmp_path / "s3.yaml", source, out), tmp_path / "log", **environment(s3_server))
     assert driver.ended() == 0, driver.log.read_text()[-3000:]
     proof = verify(out)
     assert (proof.damage, proof.inputs) == ([], 4)

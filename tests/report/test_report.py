@@ -166,7 +166,9 @@ def test_runs_say_seed_settings_and_hash(whole: dict) -> None:
 
 
 def test_credentials_in_addresses_are_not_shown(tmp_path: Path) -> None:
-    judge = runs.JudgeSettings(name="j", base_url="https://me:hunter2@judge.example/v1?api_key=sesame")
+    # Such an address is refused today; runs of older versions have it in their settings.
+    address = "https://me:hunter2@judge.example/v1?api_key=sesame"
+    judge = runs.JudgeSettings.model_construct(name="j", base_url=address)
     made = [runs.prediction(q, "yes") for q in runs.pope_questions(1)]
     path = runs.evaluate_run(tmp_path / "run", made, judge=judge)
     report = report_runs([("m", path)], out=str(tmp_path / "out"))

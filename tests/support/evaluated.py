@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ class HookedReader(Reader):
     harmful: bool = False
     deadly: str = ""
     slow_s: float = 0.0
+    padding: int = 0  # bytes by which a medium is made heavier
 
     def _read(self, requests: Sequence[Any]) -> Any:
         if self.deadly and any(self.deadly in r.path for r in requests):
@@ -115,7 +116,10 @@ class HookedReader(Reader):
 
     def __call__(self, unit: Unit, attempt: Any = None) -> Any:
         with marked(self.folder, "read", unit.id):
-            return super().__call__(unit, attempt)
+            media = super().__call__(unit, attempt)
+            if self.padding:
+                media = {p: replace(m, frames=(os.urandom(self.padding),)) for p, m in media.items()}
+            return media
 
     def _sandbox(self) -> Sandbox:
         if not self.harmful:
@@ -140,6 +144,7 @@ class Hooked(Work):
     deadly: str = ""
     deadly_to_read: str = ""
     slow_to_read_s: float = 0.0
+    padding: int = 0
     harmful: bool = False
 
     def reader(self) -> Reader:
@@ -151,6 +156,7 @@ class Hooked(Work):
             harmful=self.harmful,
             deadly=self.deadly_to_read,
             slow_s=self.slow_to_read_s,
+            padding=self.padding,
         )
 
     def answerer(self) -> Answerer:

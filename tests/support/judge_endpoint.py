@@ -8,6 +8,8 @@ test can say that its fault was really met.
 from __future__ import annotations
 
 import json
+import random
+import select
 import socket
 import struct
 import threading
@@ -18,7 +20,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "scripted-judge-0613"
-GOOD = '{"verdict": "yes", "score": 5}'
+CODE = "<code>"  # in what an endpoint says: the code of the call it answers
+GOOD = '{"code": "<code>", "verdict": "yes", "score": 5}'
+
+
+def good(**values: Any) -> str:
+    """A readable reply with these values."""
+    return json.dumps({"code": CODE, **values})
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Say:
     usage: tuple[int, int] | None = (100, 10)  # prompt tokens, reply tokens
     model: str = MODEL
     delay_s: float = 0.0
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Refuse:
     status: int
     message: str = "refused"
     code: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,46 @@ class Call:
     step: Step
 
     @property
+    def message(self) -> dict[str, str]:
+        """The user message, which must be one JSON object of texts."""
+        return message_of(self.body)
+
+    @property
     def shown(self) -> dict[str, str]:
-        """What the judge was shown: the user message, which must be one JSON object."""
-        return json.loads(self.body["messages"][-1]["content"])
+        """What the judge was shown: the user message without the code."""
+        return {name: text for name, text in self.message.items() if name != "code"}
+
+
+def message_of(body: dict[str, Any]) -> dict[str, str]:
+    return json.loads(body["messages"][-1]["content"])
+
+
+@dataclass
+class Faults:
+    """Replies that fail by chance, by the same chance each time: seed, question and number of its request.
+
+    ``shares`` are those of the steps; the rest is answered by ``good``. A step of ``once`` a question meets
+    one time at most. ``fired`` counts what was met.
+    """
+
+    shares: dict[Step, float]
+    good: Callable[[dict[str, str]], Step]
+    once: frozenset[Step] = frozenset()
+    seed: int = 0
+    fired: dict[Step, int] = field(default_factory=dict)
+    _met: dict[str, list[Step]] = field(default_factory=dict)
+
+    def __call__(self, shown: dict[str, str]) -> Step:
+        name = shown["predicted_answer"]
+        met = self._met.setdefault(name, [])
+        steps, weights = zip(*self.shares.items(), strict=True)
+        luck = random.Random(f"{self.seed}/{name}/{len(met)}")
+        (step,) = luck.choices([None, *steps], [1 - sum(weights), *weights])
+        if step is None or (step in self.once and step in met):
+            step = self.good(shown)
+        met.append(step)
+        self.fired[step] = self.fired.get(step, 0) + 1
+        return step
 
 
 class JudgeEndpoint:
@@ -96,7 +142,7 @@ class JudgeEndpoint:
         no_schema: bool = False,
     ) -> None:
         self.calls: list[Call] = []
-        self.busiest = 0  # requests under way at once, at most
+        self.busiest = 0  # requests under way at once, at most, without those that hang
         self._script, self._then, self._no_schema = list(script), then, no_schema
         self._lock, self._busy = threading.Lock(), 0
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -121,6 +167,10 @@ class JudgeEndpoint:
         self._thread.join()
         self._server.server_close()
 
+    def code_of(self, body: dict[str, Any]) -> str:
+        """The code that a reply to this request has to repeat."""
+        return message_of(body).get("code", "")
+
     def begin(self, headers: dict[str, str], body: dict[str, Any]) -> Step:
         with self._lock:
             self._busy += 1
@@ -130,7 +180,7 @@ class JudgeEndpoint:
             elif self._script:
                 step = self._script.pop(0)
             elif callable(self._then):
-                step = self._then(json.loads(body["messages"][-1]["content"]))
+                step = self._then(message_of(body))
             else:
                 step = self._then
             self.calls.append(Call(time.monotonic(), headers, body, step))
@@ -159,28 +209,33 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         step = self.server.endpoint.begin({k.lower(): v for k, v in self.headers.items()}, body)
-        try:
-            self._play(step)
-        finally:
+        # It ends before the reply is sent: the client's next request may be here before this thread goes on.
+        if isinstance(step, Hang):
             self.server.endpoint.end()
+            self._hang(step.seconds)
+            return
+        time.sleep(step.delay_s if isinstance(step, Say) else 0.0)
+        self.server.endpoint.end()
+        self._play(step, self.server.endpoint.code_of(body))
 
-    def _play(self, step: Step) -> None:
+    def _play(self, step: Step, code: str) -> None:
         if isinstance(step, Reset):
             # Linger of 0 seconds: closing sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
-            self.close_connection = True
-        elif isinstance(step, Hang):
-            time.sleep(step.seconds)
             self.close_connection = True
         elif isinstance(step, Raw):
             self._send(200, step.body, {"Content-Type": step.content_type})
         elif isinstance(step, Refuse):
             error = {"message": step.message, "type": "error", "code": step.code}
             self._send(step.status, json.dumps({"error": error}).encode(), step.headers)
-        else:
-            time.sleep(step.delay_s)
-            self._send(200, json.dumps(_completion(step)).encode(), {})
+        elif isinstance(step, Say):
+            self._send(200, json.dumps(_completion(step, code)).encode(), {})
+
+    def _hang(self, seconds: float) -> None:
+        """Says nothing for so long, or until the client has gone."""
+        self.close_connection = True
+        select.select([self.connection], [], [], seconds)
 
     def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -194,8 +249,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _completion(step: Say) -> dict[str, Any]:
-    message = {"role": "assistant", "content": step.content}
+def _completion(step: Say, code: str) -> dict[str, Any]:
+    content = None if step.content is None else step.content.replace(CODE, code)
+    message = {"role": "assistant", "content": content}
     value: dict[str, Any] = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -203,6 +259,8 @@ def _completion(step: Say) -> dict[str, Any]:
         "model": step.model,
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
     }
+    if step.fingerprint:
+        value["system_fingerprint"] = step.fingerprint
     if step.usage:
         prompt, reply = step.usage
         value["usage"] = {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
