@@ -44,7 +44,7 @@ def summarise(
         benchmark = benchmarks.load(name, splits.get(name))
         answered = [p for p in items if p.outcome in ANSWERED]
         answers_only = benchmark.rule is None and benchmark.rubric is None
-        waits = benchmark.rubric is not None and not judged
+        waits = benchmark.rule is None and benchmark.rubric is not None and not judged
         if waits or answers_only:
             counted = len(answered)
         else:

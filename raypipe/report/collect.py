@@ -32,6 +32,7 @@ from raypipe.store.run import MANIFEST, QUARANTINE, Run
 from raypipe.store.shards import Shard
 
 METRICS = "metrics"
+JUDGED = "judged.arrow"
 EXAMPLES_PER_REASON = 3
 
 
@@ -120,8 +121,7 @@ def read_evaluation(label: str, path: str) -> EvaluationRun:
         if name not in seen:
             seen.add(name)
             by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
-    verdicts = verdicts_of(Ledger(run.store, "verdicts", VERDICT_SCHEMA).rows())
-    chosen = _own_verdicts(verdicts, header)
+    chosen = _own_verdicts(_verdicts(run.store), header)
     splits = header.settings.get("splits", {})
     asked = {asked_name(name, splits): by_benchmark[name] for name in sorted(by_benchmark)}
     return EvaluationRun(header, asked, chosen)
@@ -209,6 +209,13 @@ def _header(label: str, run: Run) -> RunHeader:
         manifest_sha256=str(run.commit_record.get("manifest_sha256", "")) if complete else "",
         complete=complete,
     )
+
+
+def _verdicts(store: Store) -> list[Verdict]:
+    """The verdicts on these very answers; of a run that an older raypipe judged all that it has."""
+    if store.exists(JUDGED):
+        return verdicts_of(Shard(store, JUDGED, VERDICT_SCHEMA).table().to_pylist())
+    return verdicts_of(Ledger(store, "verdicts", VERDICT_SCHEMA).rows())
 
 
 def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str, str], Verdict]:
