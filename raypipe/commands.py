@@ -17,7 +17,6 @@ from raypipe.settings import (
     build,
     load,
     local,
-    read_yaml,
 )
 from raypipe.terminal import Step
 
@@ -54,14 +53,10 @@ def prepare(request: Request) -> int:
 
 
 def plan(request: Request) -> int:
-    from raypipe.prepare.estimate import estimate, render
+    from raypipe.planning import plan_of
 
-    file = request.yaml()
-    if {"mixture", "benchmarks", "eval_root"} & read_yaml(Path(str(file)).expanduser()).keys():
-        raise RequestError(f"plan knows dataset yamls, {file} is another kind", "see datasets/ for examples")
-    settings = load(DatasetSettings, file, request.settings)
-    result = estimate(settings)
-    show(result, render(result), request.json)
+    text, result = plan_of(request.yaml() or "", request.settings)
+    show(result, text, request.json)
     return 0
 
 

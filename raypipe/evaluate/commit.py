@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import PurePosixPath
 
 from raypipe.evaluate.certificate import Certificate
@@ -32,17 +33,23 @@ def ledger_of(run: Run) -> Ledger:
     return Ledger(run.store, PREDICTIONS, PREDICTION_SCHEMA)
 
 
+def committed_units(run: Run, wanted: Collection[str]) -> set[str]:
+    """Those of some units that the run would not carry out again; nothing is changed."""
+    ledger = ledger_of(run)
+    held = ledger.names() & set(wanted)
+    if run.complete:
+        held -= {n for n in held if any(r["outcome"] == Outcome.FAILED for r in ledger.segment(n))}
+    return held
+
+
 def held_units(run: Run, plan: Plan) -> set[str]:
     """The units of a plan that are committed; what is of another plan (an older checkpoint) is removed.
 
     A finished run that is started again asks the questions again that its model could not be asked: what
     refused then may not refuse now. One that was stopped goes on, and takes up nothing that it committed.
     """
-    ledger, wanted = ledger_of(run), {u.id for u in plan.units}
-    there = ledger.names()
-    held = there & wanted
-    if run.complete:
-        held -= {n for n in held if any(r["outcome"] == Outcome.FAILED for r in ledger.segment(n))}
+    wanted, there = {u.id for u in plan.units}, ledger_of(run).names()
+    held = committed_units(run, wanted)
     if held != there or held != wanted:
         run.reopen()
         run.store.delete(SCORES)

@@ -35,6 +35,17 @@ def subject_of(settings: EvaluateSettings) -> Subject:
     return Subject(weights, card)
 
 
+def glance_at(settings: EvaluateSettings) -> Subject:
+    """The same without a name of its weights, which takes reading all of them.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    from raypipe.model.describe import model_card
+
+    return Subject("", model_card(settings.model, settings.model_base))
+
+
 def open_engine(settings: EvaluateSettings) -> Engine:
     """The engine that answers for it; loads the weights.
 

@@ -17,11 +17,11 @@ from pydantic import TypeAdapter
 
 from raypipe import benchmark as benchmarks
 from raypipe.errors import RequestError
-from raypipe.evaluate.engines import subject_of
+from raypipe.evaluate.engines import Subject, subject_of
 from raypipe.evaluate.prepared import check_prepared
 from raypipe.evaluate.tree import Tree, open_tree
 from raypipe.records import MediumKind, MediumRef, Question, fingerprint
-from raypipe.settings import EvaluateSettings, Rendition, Sampling
+from raypipe.settings import EvaluateSettings, Rendition, Sampling, local
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,20 @@ class Plan:
     tree: Tree
 
 
+def located(settings: EvaluateSettings) -> EvaluateSettings:
+    """The settings with paths that hold on every worker."""
+    served = settings.engine == "served"
+    return settings.model_copy(
+        update={
+            "out": local(settings.out),
+            "eval_root": local(settings.eval_root),
+            "model": settings.model if served else local(settings.model),
+            "model_base": local(settings.model_base) if settings.model_base else None,
+            "prepared": [local(path) for path in settings.prepared],
+        }
+    )
+
+
 def make_plan(settings: EvaluateSettings) -> Plan:
     """Plans an evaluation. Writes nothing, but for media that lie inside a benchmark's annotations.
 
@@ -119,16 +133,26 @@ def _plan_of(settings: EvaluateSettings, tree: Tree) -> Plan:
     check_prepared(settings.prepared, *shown)
     units: list[Unit] = []
     for benchmark in sorted(chosen, key=lambda b: (b.rubric is None, b.name)):
-        questions = benchmark.questions(tree.annotations)[: settings.limit]
-        asking = asking_for(benchmark, settings, subject.weights, subject.card)
         if benchmark.unpack is not None:
             tree.unpack(benchmark.unpack, benchmark.folder)  # before the media's sizes are looked at
-        units += plan_units(
-            benchmark.name, questions, asking, settings.media_per_unit, settings.questions_per_unit, tree
-        )
+        units += units_of(benchmark, settings, subject, tree)
     chosen_questions = frozenset(_sample(units, settings.certificate))
     named = {b.name: b for b in chosen}
     return Plan(tuple(units), missing, named, subject.weights, chosen_questions, tree)
+
+
+def units_of(
+    benchmark: benchmarks.Benchmark, settings: EvaluateSettings, subject: Subject, tree: Tree
+) -> list[Unit]:
+    """The units of one benchmark.
+
+    Raises:
+        RequestError: its files are damaged.
+    """
+    questions = benchmark.questions(tree.annotations)[: settings.limit]
+    asking = asking_for(benchmark, settings, subject.weights, subject.card)
+    sizes = (settings.media_per_unit, settings.questions_per_unit)
+    return plan_units(benchmark.name, questions, asking, *sizes, tree)
 
 
 @cache

@@ -18,7 +18,7 @@ import logging
 import os
 import uuid
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -76,6 +76,21 @@ class PreparedFrames:
             if medium is not None:
                 return medium
         return None
+
+    def at_their_place(
+        self, refs: Iterable[MediumRef], sampling: Sampling, rendition: Rendition
+    ) -> set[MediumRef]:
+        """Those of some media that a run read at this very place; no file is read, no row looked at."""
+        fitting = [run for run in map(_opened, self.runs) if run.fits(sampling, rendition)]
+        wanted = list(refs)
+        states = self.root.states(dict.fromkeys(ref.path for ref in wanted)) if fitting else {}
+        return {
+            ref
+            for ref in wanted
+            if fitting
+            and states[ref.path].size > 0
+            and any(run.key_at(self.root, ref, states[ref.path]) for run in fitting)
+        }
 
 
 def check_prepared(runs: Sequence[str], sampling: Sampling, rendition: Rendition) -> None:

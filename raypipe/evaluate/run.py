@@ -11,12 +11,12 @@ from raypipe import benchmark as benchmarks
 from raypipe.evaluate.attempts import forget
 from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, media_of, predictions_in
 from raypipe.evaluate.judging import Judging
-from raypipe.evaluate.plan import Plan, Unit, make_plan
+from raypipe.evaluate.plan import Plan, Unit, located, make_plan
 from raypipe.evaluate.progress import Tally
 from raypipe.evaluate.scores import check_coverage, summarise, write_scores
 from raypipe.evaluate.work import Done, Work, in_process
 from raypipe.records import predictions_of
-from raypipe.settings import EvaluateSettings, JudgeSettings, local
+from raypipe.settings import EvaluateSettings, JudgeSettings
 from raypipe.store.files import Store
 from raypipe.store.lease import Lease
 from raypipe.store.run import SETTINGS, Run
@@ -48,7 +48,7 @@ def evaluate(
             committed where it is the judge.
         BudgetError: a benchmark's coverage is under the floor; everything answered is committed.
     """
-    settings = _located(settings)
+    settings = located(settings)
     plan = make_plan(settings)
     tally = Tally.start(plan.units)
     tell = progress or (lambda _: None)
@@ -135,20 +135,6 @@ def judge_again(
     stored = body["settings"]["coverage_floor"]
     check_coverage(run, summary, stored if coverage_floor is None else coverage_floor)
     return summary
-
-
-def _located(settings: EvaluateSettings) -> EvaluateSettings:
-    """The settings with paths that hold on every worker."""
-    served = settings.engine == "served"
-    return settings.model_copy(
-        update={
-            "out": local(settings.out),
-            "eval_root": local(settings.eval_root),
-            "model": settings.model if served else local(settings.model),
-            "model_base": local(settings.model_base) if settings.model_base else None,
-            "prepared": [local(path) for path in settings.prepared],
-        }
-    )
 
 
 def _carry_out(

@@ -75,6 +75,16 @@ def near_model(address: str) -> Path:
     return folder
 
 
+def bytes_to_fetch(address: str) -> int:
+    """Bytes that ``near_model`` would fetch now; 0 where the model is on this machine.
+
+    Raises:
+        RequestError, ServiceError: as ``find_model``.
+    """
+    remote = find_model(address)
+    return 0 if _is_whole(node_folder("models") / remote.name, remote) else remote.bytes
+
+
 def find_model(address: str) -> Remote:
     """What ``near_model`` would fetch; nothing is.
 

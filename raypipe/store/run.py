@@ -81,15 +81,8 @@ class Run:
         mine["sha256"] = sha256(_dump(mine))  # nothing else vouches for this file
         if run.store.put_new(SETTINGS, _dump(mine)):
             return run
-        there = run.settings
-        run.check_version()
-        if there.get("kind") != kind or there.get("identity") != mine["identity"]:
-            changed = _changed(there.get("settings", {}), mine["settings"], settings)
-            raise RequestError(
-                f"{run.store.root} holds another {there.get('kind')} run (differs in: {changed})",
-                "name another out=, or remove that folder to start over",
-            )
-        if there != mine:  # how it is carried out has changed
+        run.check_identity(kind, settings)
+        if run.settings != mine:  # how it is carried out has changed
             run.store.replace(SETTINGS, _dump(mine))
         return run
 
@@ -111,6 +104,21 @@ class Run:
                 f"{run.store.root} is not finished", f"run the same {run.kind} command again; it continues"
             )
         return run
+
+    def check_identity(self, kind: str, settings: Settings) -> None:
+        """Refuses to be continued with other settings.
+
+        Raises:
+            RequestError: the folder holds another run.
+        """
+        there = self.settings
+        self.check_version()
+        if there.get("kind") != kind or there.get("identity") != identity(settings):
+            changed = _changed(there.get("settings", {}), settings.model_dump(mode="json"), settings)
+            raise RequestError(
+                f"{self.store.root} holds another {there.get('kind')} run (differs in: {changed})",
+                "name another out=, or remove that folder to start over",
+            )
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from raypipe.settings import (
     StageSettings,
     TuneSettings,
     load,
+    read_yaml,
 )
 
 REPO = Path(__file__).parents[2]
@@ -94,8 +95,11 @@ def load_yaml(kind: type[Settings], request: Request, required: bool) -> None:
 
 def check_verb(verb: str, request: Request) -> None:
     """Raises what the command itself would raise before it starts anything."""
-    if verb in ("prepare", "plan", "train"):
+    if verb in ("prepare", "train"):
         load_yaml(StageSettings if verb == "train" else DatasetSettings, request, required=True)
+    elif verb == "plan":
+        evaluation = "eval_root" in read_yaml(REPO / str(request.yaml()))
+        load_yaml(EvaluateSettings if evaluation else DatasetSettings, request, required=True)
     elif verb == "tune":
         load_yaml(TuneSettings, request, required=True)
     elif verb == "evaluate":

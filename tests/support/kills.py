@@ -20,7 +20,8 @@ from raypipe.store.process import Process
 
 ALL = os.environ.get("RAYPIPE_ALL_FAULTS") == "1"  # every point instead of a seeded choice
 SEED = int(os.environ.get("RAYPIPE_FAULT_SEED", "20260101"))
-OPERATIONS = ("mkdir", "open", "write", "fsync", "fdatasync", "link", "replace", "unlink")  # what changes files
+# What changes files.
+OPERATIONS = ("mkdir", "open", "write", "fsync", "fdatasync", "link", "replace", "unlink")
 REFUSED = 5
 
 

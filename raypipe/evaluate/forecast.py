@@ -1,0 +1,206 @@
+"""What an evaluation would do, take and cost; nothing is started, nothing is written, no weights are loaded.
+
+Counts are exact: they come from the units that the run itself would carry out. What is committed in ``out``
+is known by the units' names, which hold the weights; these are read only where there is something to compare.
+A model at an address is not fetched for it: as long as it is not on this machine, nothing counts as answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raypipe.evaluate.commit import committed_units
+from raypipe.evaluate.engines import Subject, glance_at, subject_of
+from raypipe.evaluate.plan import Unit, choose_benchmarks, located, named_benchmarks, units_of
+from raypipe.evaluate.prepared import PreparedFrames, check_prepared
+from raypipe.evaluate.tree import Tree, open_tree
+from raypipe.model.build import folder_of
+from raypipe.model.cards import Card
+from raypipe.model.facts import BYTES, cache_bytes_per_token, parameters_of
+from raypipe.model.near import bytes_to_fetch
+from raypipe.records import MediumRef
+from raypipe.settings import EvaluateSettings
+from raypipe.store.run import SETTINGS, Run
+
+UNSEEN = Subject("", Card())
+
+
+@dataclass
+class Row:
+    """One benchmark.
+
+    Attributes:
+        media: different files; ``media_missing`` of them are not there.
+        packed: media that lie inside its annotations and are written when the run starts.
+        answered: questions whose answers are committed; ``generations`` are to be made.
+        decodes: media that are read and decoded for them, each once a unit.
+        prepared: media that are taken from a prepare run in place of that, as far as it shows without reading
+            a file: those that it read at the same place.
+        judged: answers that a judge grades.
+    """
+
+    benchmark: str
+    split: str
+    questions: int
+    media: int
+    media_missing: int
+    packed: int
+    units: int
+    answered: int
+    generations: int
+    decodes: int
+    prepared: int
+    judged: int
+
+
+def forecast(settings: EvaluateSettings) -> dict[str, Any]:
+    """What ``raypipe evaluate`` with these settings would do.
+
+    Returns:
+        ``benchmarks`` (a row each), ``missing_benchmarks`` with the file that is not there, ``totals`` of the
+        rows and the answers of the certificate, and ``model``.
+
+    Raises:
+        RequestError: as ``evaluate``, as far as it shows without loading a model; ``out`` holds another run.
+    """
+    settings = located(settings)
+    tree = open_tree(settings.eval_root, lambda: {b.folder for b in named_benchmarks(settings)})
+    with tree.named():
+        chosen, missing = choose_benchmarks(settings, tree)
+        run, model = _there(settings), _model(settings)
+        if model["bytes_to_fetch"]:
+            run, subject = None, UNSEEN
+        else:
+            subject = subject_of(settings) if run else glance_at(settings)
+            _check_frames(settings, subject)
+        rows = []
+        for benchmark in sorted(chosen, key=lambda b: b.name):
+            units = units_of(benchmark, settings, subject, tree)
+            held = committed_units(run, {u.id for u in units}) if run else set()
+            row = _row(units, held, tree, settings)
+            row.benchmark, row.split = benchmark.name, benchmark.split
+            row.judged = row.questions if benchmark.rubric is not None else 0
+            if benchmark.unpack is not None:
+                row.packed, row.media_missing = row.media_missing, 0
+            rows.append(row)
+    return {
+        "out": settings.out,
+        "benchmarks": [asdict(row) for row in rows],
+        "missing_benchmarks": missing,
+        "totals": _totals(rows, settings),
+        "model": model,
+    }
+
+
+def _there(settings: EvaluateSettings) -> Run | None:
+    """The run in ``out``, if there is one."""
+    run = Run(settings.out)
+    if not run.store.exists(SETTINGS):
+        return None
+    run.check_identity("evaluate", settings)
+    return run
+
+
+def _check_frames(settings: EvaluateSettings, subject: Subject) -> None:
+    card = subject.card
+    check_prepared(
+        settings.prepared, settings.sampling or card.sampling, settings.rendition or card.rendition
+    )
+
+
+def _row(units: Sequence[Unit], held: set[str], tree: Tree, settings: EvaluateSettings) -> Row:
+    todo = [u for u in units if u.id not in held]
+    everything = {g.medium for u in units for g in u.groups if g.medium}
+    sizes = tree.sizes([m.path for m in everything])
+    reads = [m for u in todo for m in _media(u)]
+    taken: set[MediumRef] = set()
+    if settings.prepared and todo:
+        asking = todo[0].asking
+        frames = PreparedFrames(settings.prepared, tree.media)
+        taken = frames.at_their_place(set(reads), asking.sampling, asking.rendition)
+    questions = sum(u.count for u in units)
+    generations = sum(u.count for u in todo)
+    return Row(
+        benchmark="",
+        split="",
+        questions=questions,
+        media=len(everything),
+        media_missing=sum(size < 0 for size in sizes.values()),
+        packed=0,
+        units=len(todo),
+        answered=questions - generations,
+        generations=generations,
+        decodes=sum(m not in taken for m in reads),
+        prepared=len(taken),
+        judged=0,
+    )
+
+
+def _media(unit: Unit) -> set[MediumRef]:
+    return {g.medium for g in unit.groups if g.medium}
+
+
+def _totals(rows: Sequence[Row], settings: EvaluateSettings) -> dict[str, int]:
+    names = [n for n, value in vars(rows[0]).items() if isinstance(value, int)]
+    totals = {name: sum(getattr(row, name) for row in rows) for name in names}
+    return {**totals, "certificate": min(settings.certificate, totals["questions"])}
+
+
+def _model(settings: EvaluateSettings) -> dict[str, Any]:
+    """Size of the weights and of the cache, where the model's files say so."""
+    paths = [path for path in (settings.model, settings.model_base) if path]
+    facts: dict[str, Any] = {
+        "model": settings.model,
+        "bytes_to_fetch": sum(bytes_to_fetch(path) for path in paths if "://" in path),
+        "parameters": None,
+        "weight_bytes": None,
+        "cache_bytes_per_token": None,
+    }
+    if facts["bytes_to_fetch"]:
+        return facts
+    folders = [folder_of(path) for path in paths]
+    counts = [parameters_of(folder) for folder in folders]
+    known = [count for count in counts if count is not None]
+    if len(known) == len(counts):
+        facts |= {"parameters": sum(known), "weight_bytes": sum(known) * BYTES[settings.precision]}
+    caches = [cache_bytes_per_token(folder, settings.precision) for folder in folders]
+    return {**facts, "cache_bytes_per_token": next((c for c in caches if c is not None), None)}
+
+
+def render_forecast(plan: dict[str, Any]) -> str:
+    """For a person."""
+    total, model = plan["totals"], plan["model"]
+    lines = [f"plan of {plan['out']}: nothing is started"]
+    for row in plan["benchmarks"]:
+        name = f"{row['benchmark']} {row['split']}".rstrip()
+        lines.append(f"  {name:<24} {_counts(row)}")
+    lines += [f"  {name:<24} no data: {path}" for name, path in plan["missing_benchmarks"].items()]
+    lines.append(f"  {'in all':<24} {_counts(total)}")
+    if total["certificate"]:
+        lines.append(f"  {'certificate':<24} {total['certificate']} answers once more, one at a time")
+    if model["bytes_to_fetch"]:
+        lines.append(f"  {'model':<24} {_gib(model['bytes_to_fetch'])} GiB to fetch, once a node")
+    elif model["weight_bytes"]:
+        said = f"{model['parameters'] / 1e6:.1f} million weights, {_gib(model['weight_bytes'])} GiB"
+        cache = model["cache_bytes_per_token"]
+        said += f"; {cache / 1024:.1f} KiB of cache a token" if cache else ""
+        lines.append(f"  {'model':<24} {said}")
+    return "\n".join(lines)
+
+
+def _counts(row: dict[str, int]) -> str:
+    said = f"{row['questions']} questions on {row['media']} media, {row['answered']} answered"
+    said += f"; to do: {row['decodes']} decodes, {row['generations']} answers"
+    notes = {
+        "media_missing": "media missing",
+        "packed": "media to be unpacked",
+        "prepared": "media out of prepare runs",
+        "judged": "answers for a judge",
+    }
+    return said + "".join(f", {row[key]} {name}" for key, name in notes.items() if row[key])
+
+
+def _gib(count: float) -> str:
+    return f"{count / (1 << 30):.2f}"

@@ -1,0 +1,40 @@
+"""What a model takes in memory, from the headers of its files and its configuration; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+BYTES = {"bf16": 2, "fp32": 4}
+MOST_HEADER = 100 << 20  # bytes
+
+
+def parameters_of(folder: Path) -> int | None:
+    """The number of weights in a folder's safetensors; None where it has none, or they cannot be read."""
+    total = 0
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            with open(file, "rb") as handle:
+                (length,) = struct.unpack("<Q", handle.read(8))
+                header: Any = json.loads(handle.read(length)) if length <= MOST_HEADER else None
+            total += sum(math.prod(t["shape"]) for n, t in header.items() if n != "__metadata__")
+        except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError):
+            return None
+    return total if files else None
+
+
+def cache_bytes_per_token(folder: Path, precision: str) -> int | None:
+    """Bytes of keys and values of one token over all layers; None where the configuration does not say."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text())
+        text = config.get("text_config") or config
+        heads = text["num_attention_heads"]
+        width = text.get("head_dim") or text["hidden_size"] // heads
+        kept = text.get("num_key_value_heads") or heads
+        return 2 * int(text["num_hidden_layers"]) * int(kept) * int(width) * BYTES[precision]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return None
