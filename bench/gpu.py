@@ -1,9 +1,10 @@
 """The figures of a GPU: ``python -m bench.gpu [--data FOLDER] [--out FILE] [--only NAME ...]``.
 
-A Video-LLaVA of 7B shape with random weights trains on drawn clips, each arm in a process of its own, because
-what one leaves in the GPU's memory is another's. Not paired: one run an arm, the mean of its steps after the
-first ones. ``--data`` names a folder with the finished prepare runs ``clips`` and ``texts``; without it they
-are drawn, which takes all of raypipe's dependencies.
+A Video-LLaVA of 7B shape with random weights trains on drawn clips, or answers questions, each arm in a
+process of its own, because what one leaves in the GPU's memory is another's. Not paired: one run an arm, the
+mean of its steps after the first ones. ``--data`` names a folder with the finished prepare runs ``clips`` and
+``texts``, for the arms that train; without it they are drawn, which takes all
+of raypipe's dependencies.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "stage_1_clips": ("ours", {"data": "clips", "rates": {"multi_modal_projector": 1e-3}, **CLIPS}),
     "bf16": ("exact", {"data": "clips", **CLIPS}),
+    "answers": ("answers", {}),
+    "answers_batch_64": ("answers", {"batch": 64}),
+    "answers_temporal": ("answers", {"family": "video_llava"}),
 }
 
 
@@ -53,7 +57,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--limit-s", type=float, default=240)
     asked = parser.parse_args()
-    data = asked.data or _drawn()
+    trains = any(ARMS[name][0] != "answers" for name in asked.only)
+    data = asked.data or (_drawn() if trains else Path())
     done: dict[str, Any] = json.loads(asked.out.read_text())["arms"] if asked.out.exists() else {}
     for name in asked.only:
         done[name] = measured(name, data, asked.steps, asked.limit_s)
@@ -64,17 +69,22 @@ def main() -> None:
 def measured(name: str, data: Path, steps: int, limit_s: float) -> dict[str, Any]:
     """One arm in a process and a folder of its own; what it says, or why it said nothing."""
     how, chosen = ARMS[name]
-    values = {**chosen, "mixture": [{"data": str((data / chosen["data"]).resolve())}], "steps": steps}
-    del values["data"]
     with tempfile.TemporaryDirectory(prefix="raypipe-bench-gpu-") as folder:
-        settings = stage(out=f"{folder}/run", **values)
         file = Path(folder) / "settings.json"
-        file.write_text(settings.model_dump_json())
-        command = [sys.executable, "-m", "bench.gpu_arm", how, str(file)]
-        try:
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-        except subprocess.TimeoutExpired:
-            return {"arm": how, "failed": f"not done in {limit_s:g} s"}
+        if how == "answers":
+            file.write_text(json.dumps(chosen))
+            return _ran([sys.executable, "-m", "bench.gpu_answers", str(file)], how, chosen, limit_s)
+        values = {**chosen, "mixture": [{"data": str((data / chosen["data"]).resolve())}], "steps": steps}
+        del values["data"]
+        file.write_text(stage(out=f"{folder}/run", **values).model_dump_json())
+        return _ran([sys.executable, "-m", "bench.gpu_arm", how, str(file)], how, chosen, limit_s)
+
+
+def _ran(command: list[str], how: str, chosen: dict[str, Any], limit_s: float) -> dict[str, Any]:
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return {"arm": how, "failed": f"not done in {limit_s:g} s"}
     if ran.returncode:
         return {"arm": how, "failed": ran.stderr[-3000:]}
     return {"arm": how, "settings": chosen, **json.loads(ran.stdout.strip().splitlines()[-1])}

@@ -12,6 +12,7 @@ CLOCKS = {
     "Ray or a pool takes part).",
     "train": "A ratio is the median of paired ratios of seconds on the clock, of steps only: what a process\n"
     "needs to start is not in it.",
+    "evaluate": "A ratio is the median of paired ratios of seconds on the clock.",
 }
 
 

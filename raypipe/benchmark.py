@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RequestError, nearest
 from raypipe.grading.answers import UNREADABLE
+from raypipe.grading.judging import Asks, Judged, by_verdict
 from raypipe.grading.metrics import (
     ANSWERED,
     Graded,
@@ -37,6 +38,7 @@ __all__ = [
     "ONE_WORD",
     "OPTION_LETTER",
     "VIDEO_LLAVA",
+    "Asks",
     "Benchmark",
     "Graded",
     "Judged",
@@ -75,8 +77,6 @@ class Stored:
     extra: int = 0
 
 
-# Takes what was asked and the judge's verdict on the answer.
-Judged = Callable[[Prediction | Question, Verdict | None], Graded]
 # Takes the questions and the files (or folders); raises RequestError for what is damaged or does not fit.
 VerdictReader = Callable[[Sequence[Question], Sequence[Path]], Stored]
 # Takes eval root, questions, replies by question id and the place to write to; returns the files it wrote.
@@ -99,9 +99,9 @@ class Benchmark:
         measure: its metrics over graded questions, in percent (a judge's ``score`` in 0..5).
         primary: the metric a paper prints.
         rule: grades a reply against the reference; None if a judge is needed, or if the answers are secret.
-        rubric: the judge's rubric, by its name in ``grading.rubrics``; None if no judge is asked. With a rule
-            beside it, the judge is asked where the rule could not read a reply (see ``wants_judge``).
-        judged: makes a graded question of the judge's verdict on it, None where there is no verdict.
+        rubric: the judge's rubric, by its name in ``grading.rubrics``, or several; None if no judge is asked.
+            With a rule beside it, the judge is asked where the rule could not read a reply (``wants_judge``).
+        judged: makes a graded question of the judge's verdicts on it, of which there may be none.
         verdicts: reads the verdicts that the reference's judge stores; None where no judge is needed.
         named_by_verdicts: the questions that stored verdicts name, for a tree without question files; media
             and references are then unknown and not compared.
@@ -129,8 +129,8 @@ class Benchmark:
     measure: Callable[[GradedTable], list[Metric]]
     primary: str
     rule: Rule | None = None
-    rubric: str | None = None
-    judged: Judged = graded_from_verdict
+    rubric: Asks | None = None
+    judged: Judged = by_verdict
     verdicts: VerdictReader | None = None
     named_by_verdicts: Callable[[Sequence[Path]], list[Question]] | None = None
     upload: Upload | None = None
@@ -274,12 +274,15 @@ def grade(benchmark: Benchmark, item: Question | Prediction, text: str) -> Grade
     return replace(ungraded(item, outcome), value=mark.value, parsed=mark.parsed)
 
 
-def grade_answer(benchmark: Benchmark, prediction: Prediction, verdict: Verdict | None = None) -> Graded:
-    """What an answer is worth: by the rule, by the judge's verdict, or not known where there is neither."""
+def grade_answer(
+    benchmark: Benchmark, prediction: Prediction, verdicts: Verdict | Sequence[Verdict] | None = None
+) -> Graded:
+    """What an answer is worth: by the rule, by the judge's verdicts, or not known where there is neither."""
+    found = [verdicts] if isinstance(verdicts, Verdict) else list(verdicts or ())
     if benchmark.rule is None and benchmark.rubric is None:
         return ungraded(prediction, prediction.outcome)
-    if benchmark.rule is None or (verdict is not None and wants_judge(benchmark, prediction)):
-        return benchmark.judged(prediction, verdict)
+    if benchmark.rule is None or (found and wants_judge(benchmark, prediction)):
+        return benchmark.judged(prediction, found)
     return grade(benchmark, prediction, prediction.text)
 
 

@@ -21,6 +21,7 @@ from raypipe.benchmark import VIDEO_LLAVA, Benchmark
 from raypipe.errors import RequestError
 from raypipe.eval_root import field, read_json_lines
 from raypipe.formats.question_files import Truth, read_asked
+from raypipe.grading.judging import by_marks
 from raypipe.grading.reviews import review_metrics
 from raypipe.records import MediumKind, Question
 from raypipe.stored_verdicts.reviews import questions_of_reviews, read_reviews
@@ -41,9 +42,7 @@ def read_questions(eval_root: Path) -> list[Question]:
             reference answers to other questions.
     """
     path, contexts = eval_root / QUESTIONS, _read_contexts(eval_root / CONTEXT)
-    references: Truth[tuple[str, Any, Any]] = Truth(
-        eval_root / REFERENCES, f"take all of {FOLDER} from one release"
-    )
+    references: Truth[tuple[str, Any, Any]] = Truth(eval_root / REFERENCES, SAME_RELEASE)
     for number, row in read_json_lines(references.path):
         where = f"line {number}"
         row_id, answer = (field(row, name, references.path, where) for name in ("question_id", "text"))
@@ -86,6 +85,8 @@ BENCHMARK = Benchmark(
     measure=review_metrics,
     primary="all",
     size=60,
+    rubric="llava_bench",
+    judged=by_marks,
     verdicts=read_reviews,
     named_by_verdicts=partial(questions_of_reviews, benchmark=NAME),
     source="The data set liuhaotian/llava-bench-in-the-wild on Hugging Face (questions, context, GPT-4's "

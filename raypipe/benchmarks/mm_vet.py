@@ -7,8 +7,7 @@ times the mean. ``upload`` writes what its online grader takes (LLaVA ``scripts/
 
 Where raypipe differs: the two files are joined by id and compared by image and question; the names of
 capability sets are sorted, while the official ones depend on Python's set order; a question that the
-judge gave up on has no value, while the evaluator stores and averages 0.0 for it; so has a question not yet
-graded, while the evaluator needs all.
+judge gave up on, or has not graded yet, has no value; the evaluator averages 0.0 in, and needs all.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from raypipe.errors import RequestError
 from raypipe.eval_root import Row, field, read_json_objects
 from raypipe.formats.question_files import Asked, Truth, read_asked
 from raypipe.grading.grades import capability_tags, grade_metrics
+from raypipe.grading.judging import by_share, where_known
 from raypipe.records import MediumKind, Question
 from raypipe.stored_verdicts.grades import PREFIX, read_grades
 from raypipe.submission import expect_all_answered, write_whole
@@ -86,6 +86,8 @@ BENCHMARK = Benchmark(
     measure=grade_metrics,
     primary="total",
     size=218,
+    rubric=where_known("mm_vet"),
+    judged=by_share,
     verdicts=read_grades,
     upload=write_upload,
     source="llava-mm-vet.jsonl is in LLaVA's eval.zip (docs/Evaluation.md); mm-vet.json and the images are "

@@ -22,6 +22,7 @@ from raypipe.benchmark import OPTION_LETTER, VIDEO_LLAVA, Benchmark, make_questi
 from raypipe.formats.option_tables import read_rotations, unpack_pictures, write_answered_table
 from raypipe.grading.answers import option_letter
 from raypipe.grading.circular import circular_metrics
+from raypipe.grading.judging import by_choice
 from raypipe.grading.rules import ExactMatch
 from raypipe.records import MediumKind, Question
 
@@ -78,6 +79,8 @@ def _of_split(split: str) -> Benchmark:
         rule=ExactMatch(option_letter),
         measure=partial(circular_metrics, facets=tuple(FACETS)),
         primary="circular",
+        rubric="option",
+        judged=by_choice,
         upload=partial(write_upload, split=split),
         unpack=partial(unpack_pictures, table=SPLITS[split], pictures=_pictures(split)),
         split=split,

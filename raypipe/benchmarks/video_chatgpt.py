@@ -25,6 +25,7 @@ from pathlib import Path
 from raypipe.benchmark import Benchmark, make_question
 from raypipe.eval_root import field, medium_path, read_json_rows
 from raypipe.grading.aspects import aspect_metrics
+from raypipe.grading.judging import asks_for_aspects, by_aspects
 from raypipe.records import MediumKind, MediumRef, Question
 from raypipe.stored_verdicts.aspects import read_aspects
 from raypipe.video_qa import find_video
@@ -79,6 +80,8 @@ BENCHMARK = Benchmark(
     read=read_questions,
     measure=partial(aspect_metrics, aspects=ASPECTS),
     primary="mean",
+    rubric=asks_for_aspects(NAME, ASPECTS, PAIRS),
+    judged=partial(by_aspects, aspects=ASPECTS),
     verdicts=partial(read_aspects, aspects=ASPECTS, pairs=PAIRS),
     source="Questions (Benchmarking_QA) and videos (Test_Videos): Video-ChatGPT, "
     f"quantitative_evaluation/README.md; put both folders into {FOLDER} of the eval root.",

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from raypipe.evaluate.engine import Reply, Shown, Way
-from raypipe.records import fingerprint
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,6 @@ class Certificate:
         )
 
 
-def sample(question_ids: Iterable[str], size: int) -> frozenset[str]:
-    """The questions to ask again: as good as drawn at random, and the same for the same questions."""
-    return frozenset(sorted(set(question_ids), key=lambda i: (fingerprint("certificate", i), i))[:size])
-
-
 def certify(
     engine: CanAskAlone,
     shown: Shown,
@@ -101,7 +95,7 @@ def certify(
 
     Args:
         question_ids, replies: one for each prompt of ``shown``.
-        chosen: see ``sample``.
+        chosen: the sample, which is of the whole evaluation.
     """
     asked, differences, failed = 0, [], []
     for name, prompt, reply in zip(question_ids, shown.prompts, replies, strict=True):

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 
 from raypipe.benchmark import Benchmark, wants_judge
+from raypipe.grading.judging import by_question
 from raypipe.judge.stream import JudgeStream
 from raypipe.records import Prediction, Verdict
 from raypipe.settings import JudgeSettings
@@ -64,14 +65,13 @@ class Judging:
         if self._stream is not None:
             self._stream.add([p for p in predictions if wants_judge(self._benchmarks[p.benchmark], p)])
 
-    def finish(self) -> dict[str, Verdict]:
-        """Waits for the verdicts on all that was added, by question id.
+    def finish(self) -> dict[str, list[Verdict]]:
+        """Waits for the verdicts on all that was added, by question id: one for each rubric.
 
         Raises:
             ServiceError: the endpoint refuses, or the money ceiling is reached; what was judged is committed.
         """
-        verdicts = self._stream.finish() if self._stream else []
-        return {v.question_id: v for v in verdicts}
+        return by_question(self._stream.finish()) if self._stream else {}
 
     def __enter__(self) -> Judging:
         return self

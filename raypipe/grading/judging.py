@@ -1,14 +1,17 @@
-"""What a benchmark asks a judge of an answer, and how verdicts become grades. Pure."""
+"""What a benchmark asks a judge of an answer, and what answers are worth by their verdicts. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from raypipe.grading.metrics import ANSWERED, Graded, ungraded
-from raypipe.records import Outcome, Prediction, Verdict
+from raypipe.grading.answers import UNREADABLE
+from raypipe.grading.aspects import graded_by_aspects
+from raypipe.grading.metrics import ANSWERED, Graded, graded_from_verdict, outcome_of, ungraded
+from raypipe.grading.reviews import BEST_MARK
+from raypipe.records import Outcome, Prediction, Question, Verdict
 
-BEST_MARK = 10.0
+Item = Prediction | Question
 
 
 @dataclass(frozen=True)
@@ -25,21 +28,21 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How a benchmark is judged where one verdict an answer is not all.
+class JudgedBy:
+    """What is asked where it is not one verdict by one rubric on each answer.
 
     Attributes:
-        rubrics: the names of all rubrics that it may ask for.
+        rubrics: the names of all rubrics that may be asked for.
         asks: the verdicts that are wanted on an answer; none where it needs no judge.
-        graded: a question with what its verdicts are worth; None of them may be there.
     """
 
     rubrics: tuple[str, ...]
     asks: Callable[[Prediction], Sequence[Ask]]
-    graded: Callable[[Prediction, Sequence[Verdict]], Graded]
 
 
-Asks = str | Judging  # the name of the one rubric, or more
+Asks = str | JudgedBy  # the name of the one rubric, or more
+# Takes what was asked and the verdicts on the answer, one for each rubric at most.
+Judged = Callable[[Item, Sequence[Verdict]], Graded]
 
 
 def rubrics_of(asks: Asks) -> tuple[str, ...]:
@@ -59,35 +62,76 @@ def by_question(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
     return found
 
 
-def rubric_name(verdict: Verdict) -> str:
-    return verdict.rubric.partition("@")[0]
+def outcome_with(prediction: Prediction, verdicts: Sequence[Verdict]) -> Outcome:
+    """How the work on a question ended: with the first verdict that is none, else with the answer."""
+    lost = (v.outcome for v in verdicts if v.outcome is not Outcome.OK)
+    return next(lost, prediction.outcome)
 
 
-def graded_by(asks: Asks, prediction: Prediction, verdicts: Sequence[Verdict]) -> Graded:
-    """A question with what its verdicts are worth."""
-    if isinstance(asks, str):
-        return one_verdict(prediction, verdicts)
-    return asks.graded(prediction, verdicts)
+def by_verdict(item: Item, verdicts: Sequence[Verdict]) -> Graded:
+    """Right or wrong, with the judge's score."""
+    return graded_from_verdict(item, verdicts[-1] if verdicts else None)
 
 
-def one_verdict(prediction: Prediction, verdicts: Sequence[Verdict]) -> Graded:
-    """A judged answer. Unjudged or unreadably judged, it has no value: unscored, and not wrong.
+def by_share(item: Item, verdicts: Sequence[Verdict]) -> Graded:
+    """The share, 0 to 1, of what was wanted."""
+    graded = by_verdict(item, verdicts)
+    return replace(graded, value=graded.score, score=None)
 
-    ``value`` is 1 or 0 where the judge says right or wrong, and the mark's share of the best mark where it
-    marks on a scale of its own: out of 10 beside a reference, out of 1 by elements.
+
+def by_marks(item: Item, verdicts: Sequence[Verdict]) -> Graded:
+    """The marks of the answer and of the reference beside it, 1 to 10."""
+    graded = by_verdict(item, verdicts)
+    if graded.score is None:
+        return graded
+    return replace(graded, value=graded.score / BEST_MARK, baseline=verdicts[-1].baseline)
+
+
+def by_choice(item: Item, verdicts: Sequence[Verdict]) -> Graded:
+    """Right where the option that the judge found in the answer is the right one."""
+    graded = by_verdict(item, verdicts)
+    choice = verdicts[-1].choice if verdicts else None
+    if graded.outcome not in ANSWERED or choice is None:
+        return graded
+    return replace(graded, value=float(choice == item.reference), parsed=choice or UNREADABLE)
+
+
+def by_aspects(item: Item, verdicts: Sequence[Verdict], aspects: Mapping[str, str]) -> Graded:
+    """The score of each aspect, 0 to 5; one without a verdict has none.
+
+    Args:
+        aspects: the category of the questions that each aspect is judged on.
     """
-    if prediction.outcome not in ANSWERED:
-        return ungraded(prediction, prediction.outcome)
-    if not verdicts:
-        return ungraded(prediction, Outcome.JUDGE_FAILED)
-    verdict = verdicts[-1]
-    if verdict.outcome not in ANSWERED:
-        return ungraded(prediction, verdict.outcome)
-    if verdict.correct is not None:
-        value: float | None = float(verdict.correct)
-    elif verdict.score is None:
-        value = None
-    else:
-        value = verdict.score / BEST_MARK if verdict.baseline is not None else verdict.score
-    graded = ungraded(prediction, prediction.outcome)
-    return replace(graded, value=value, score=verdict.score, baseline=verdict.baseline)
+    asked = outcome_of(item)
+    if asked not in ANSWERED:
+        return ungraded(item, asked)
+    found = {v.rubric.partition("@")[0].rpartition("/")[2]: v for v in verdicts}
+    wanted = [aspect for aspect, category in aspects.items() if category == item.category]
+    marks = {a: found[a].score if a in found and found[a].outcome in ANSWERED else None for a in wanted}
+    lost = [found[a].outcome if a in found else Outcome.JUDGE_FAILED for a in wanted if marks[a] is None]
+    return replace(graded_by_aspects(item, marks), outcome=lost[0] if lost else asked)
+
+
+def where_known(rubric: str) -> JudgedBy:
+    """A verdict on each answer to a question whose reference is known."""
+    return JudgedBy((rubric,), lambda prediction: [Ask(rubric)] if prediction.reference else [])
+
+
+def asks_for_aspects(name: str, aspects: Mapping[str, str], pairs: str) -> JudgedBy:
+    """A verdict for each aspect of a question's category.
+
+    Args:
+        name: what the rubrics' names begin with.
+        aspects: see ``by_aspects``.
+        pairs: the category of which two questions, whose ``row_id`` ends in ``/1`` and ``/2``, are judged
+            together.
+    """
+
+    def asks(prediction: Prediction) -> list[Ask]:
+        wanted = [f"{name}/{a}" for a, category in aspects.items() if category == prediction.category]
+        if prediction.category != pairs:
+            return [Ask(rubric) for rubric in wanted]
+        group, _, place = prediction.row_id.rpartition("/")
+        return [Ask(rubric, group, int(place)) for rubric in wanted]
+
+    return JudgedBy(tuple(f"{name}/{aspect}" for aspect in aspects), asks)

@@ -43,7 +43,7 @@ class JudgeStream:
 
     Args:
         run_store: the run; its ledger ``verdicts`` is read and added to.
-        rubric_of: what a benchmark asks a judge, by its name: the name of a rubric, a ``Judging``, or None.
+        rubric_of: what a benchmark asks a judge, by its name: the name of a rubric, a ``JudgedBy``, or None.
         settings: the judge.
         use_ray: send from Ray actors; False: from a thread of this process.
         known: verdicts of other runs; those with the same content and judge are taken over for free.

@@ -56,16 +56,20 @@ class EvaluationRun:
     """An evaluate run: its predictions by benchmark and the verdicts on them.
 
     A benchmark is named as ``asked_name`` names it, so that two question sets of one never meet.
-    ``verdicts`` holds at most one verdict per (benchmark, question id), all by the run's own judge.
+    ``verdicts`` holds by (benchmark, question id) one verdict for each rubric, all by the run's own judge.
     """
 
     header: RunHeader
     predictions: dict[str, list[Prediction]]
-    verdicts: dict[tuple[str, str], Verdict]
+    verdicts: dict[tuple[str, str], list[Verdict]]
 
     @property
     def label(self) -> str:
         return self.header.label
+
+    def all_verdicts(self) -> Iterator[Verdict]:
+        for verdicts in self.verdicts.values():
+            yield from verdicts
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ def judge_of(run: EvaluationRun, benchmark: str | None = None) -> dict[str, Any]
     Returns:
         ``name`` is empty when nothing was judged and the settings name no judge.
     """
-    verdicts = [v for v in run.verdicts.values() if benchmark in (None, v.benchmark)]
+    verdicts = [v for v in run.all_verdicts() if benchmark in (None, v.benchmark)]
     names = sorted({v.judge for v in verdicts}) or [(run.header.settings.get("judge") or {}).get("name", "")]
     models = sorted({v.judge_model for v in verdicts if v.judge_model})
     return {"name": ", ".join(names), "models": models}
@@ -218,10 +222,10 @@ def _verdicts(store: Store) -> list[Verdict]:
     return verdicts_of(Ledger(store, "verdicts", VERDICT_SCHEMA).rows())
 
 
-def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str, str], Verdict]:
-    """One verdict per question, by the run's own judge: a score never mixes judges.
+def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str, str], list[Verdict]]:
+    """One verdict per question and rubric, by the run's own judge: a score never mixes judges.
 
-    Of several verdicts on one question the last readable one counts, else the last.
+    Of several verdicts on the same the last readable one counts, else the last.
     """
     names = {v.judge for v in verdicts}
     own = (header.settings.get("judge") or {}).get("name")
@@ -232,13 +236,16 @@ def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str,
                 "judge it again with one judge, or report one run a judge",
             )
         verdicts = [v for v in verdicts if v.judge == own]
-    chosen: dict[tuple[str, str], Verdict] = {}
+    chosen: dict[tuple[str, str, str], Verdict] = {}
     for verdict in verdicts:
-        key = (verdict.benchmark, verdict.question_id)
+        key = (verdict.benchmark, verdict.question_id, verdict.rubric.partition("@")[0])
         before = chosen.get(key)
         if before is None or verdict.outcome == Outcome.OK or before.outcome != Outcome.OK:
             chosen[key] = verdict
-    return chosen
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for (benchmark, question_id, _), verdict in chosen.items():
+        found.setdefault((benchmark, question_id), []).append(verdict)
+    return found
 
 
 def _json_lines(store: Store, name: str) -> Iterator[dict[str, Any] | None]:

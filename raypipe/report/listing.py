@@ -8,6 +8,7 @@ from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.benchmark import Benchmark
+from raypipe.grading.judging import rubrics_of
 from raypipe.report.export import with_upload
 from raypipe.report.numbers import count
 
@@ -82,6 +83,8 @@ def evaluation_text(result: Mapping[str, Any], out: str) -> str:
             if s["low"] is not None and s["high"] is not None:
                 value += f" [{s['low']:.2f}, {s['high']:.2f}]"
             lines.append(f"{head} {s['metric']:<24} {value:<26} {counted}")
+        if coverage.get("flagged"):
+            lines.append(f"{head} {count(coverage['flagged'])} answers flagged: they speak to the judge")
     lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
     if "media" in result:
         media = result["media"]
@@ -142,7 +145,7 @@ def _row(b: Benchmark) -> dict[str, Any]:
         "files": [[f] if isinstance(f, str) else list(f) for f in b.files],
         "primary": b.primary,
         "graded_by": graded_by(b),
-        "rubric": b.rubric,
+        "rubrics": list(rubrics_of(b.rubric)) if b.rubric else [],
         "stored_verdicts": b.verdicts is not None,
         "published": dict(b.published),
         "published_source": b.published_source,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raypipe.evaluate.certificate import Alone, Certificate, Difference, certify, sample
+from raypipe.evaluate.certificate import Alone, Certificate, Difference, certify
 from raypipe.evaluate.engine import Reply, Way
 from raypipe.evaluate.local import LocalEngine
 from tests.support.shown import IMAGE, VIDEO, engine, medium, picture
@@ -15,19 +15,6 @@ WAY = Way("v1", "pad", 8)
 NAMES = ["q0", "q1", "q2"]
 SHOWN = medium(VIDEO, ["How many bars?", "What moves?", "a clip"], 1)
 ALL = frozenset(NAMES)
-
-
-def test_a_sample_is_of_its_questions_whatever_their_order():
-    ids = [f"id{n}" for n in range(200)]
-    chosen = sample(ids, 20)
-    assert chosen == sample(reversed([*ids, *ids]), 20)
-    assert len(chosen) == 20
-    assert chosen < sample(ids, 50)  # a larger one holds the smaller
-    assert sample(ids, 0) == frozenset()
-    assert sample(ids[:3], 9) == set(ids[:3])
-    places = sorted(ids.index(i) for i in chosen)
-    assert places[0] < 40
-    assert places[-1] > 160  # from all over the list
 
 
 def test_in_full_precision_nothing_differs():

@@ -8,11 +8,12 @@ from raypipe.records import Outcome, Question, Verdict
 from tests.support.case import predicted
 
 QUESTION = Question("q", "some", "1", None, "Which?\nA. a cat\nB. a dog", "Which?", "B")
-BY_RULE = load("mmbench")
+BY_RULE = replace(load("mmbench"), rubric=None)
 
 
-def _by_letter(item, verdict):
+def _by_letter(item, verdicts):
     """A judge that names the option an answer means."""
+    verdict = verdicts[0] if verdicts else None
     if verdict is None or verdict.outcome is not Outcome.OK:
         return ungraded(item, verdict.outcome if verdict else Outcome.JUDGE_FAILED)
     right = verdict.reply == item.reference

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.errors import RequestError, ServiceError
-from raypipe.grading.judging import Ask, Judging, one_verdict
+from raypipe.grading.judging import Ask, JudgedBy
 from raypipe.judge.book import VIEW
 from raypipe.judge.log import VERDICTS
 from raypipe.judge.stream import JudgeStream
@@ -159,13 +159,12 @@ def test_what_is_no_rubric_file_is_refused(store: Store, tmp_path: Path, data: b
         stream_of(store, endpoint, rubric_files={"mm_vet": str(tmp_path / "mine.txt")})
 
 
-PAIRS = Judging(
+PAIRS = JudgedBy(
     rubrics=("video_qa", "video_chatgpt/consistency"),
     asks=lambda p: [
         Ask("video_qa"),
         Ask("video_chatgpt/consistency", p.row_id.partition("/")[0], int(p.row_id[-1])),
     ],
-    graded=one_verdict,
 )
 
 

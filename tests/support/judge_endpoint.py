@@ -8,6 +8,8 @@ test can say that its fault was really met.
 from __future__ import annotations
 
 import json
+import random
+import select
 import socket
 import struct
 import threading
@@ -45,7 +47,7 @@ class Refuse:
     status: int
     message: str = "refused"
     code: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,34 @@ def message_of(body: dict[str, Any]) -> dict[str, str]:
     return json.loads(body["messages"][-1]["content"])
 
 
+@dataclass
+class Faults:
+    """Replies that fail by chance, by the same chance each time: seed, question and number of its request.
+
+    ``shares`` are those of the steps; the rest is answered by ``good``. A step of ``once`` a question meets
+    one time at most. ``fired`` counts what was met.
+    """
+
+    shares: dict[Step, float]
+    good: Callable[[dict[str, str]], Step]
+    once: frozenset[Step] = frozenset()
+    seed: int = 0
+    fired: dict[Step, int] = field(default_factory=dict)
+    _met: dict[str, list[Step]] = field(default_factory=dict)
+
+    def __call__(self, shown: dict[str, str]) -> Step:
+        name = shown["predicted_answer"]
+        met = self._met.setdefault(name, [])
+        steps, weights = zip(*self.shares.items(), strict=True)
+        luck = random.Random(f"{self.seed}/{name}/{len(met)}")
+        (step,) = luck.choices([None, *steps], [1 - sum(weights), *weights])
+        if step is None or (step in self.once and step in met):
+            step = self.good(shown)
+        met.append(step)
+        self.fired[step] = self.fired.get(step, 0) + 1
+        return step
+
+
 class JudgeEndpoint:
     """The server; a context manager.
 
@@ -112,7 +142,7 @@ class JudgeEndpoint:
         no_schema: bool = False,
     ) -> None:
         self.calls: list[Call] = []
-        self.busiest = 0  # requests under way at once, at most
+        self.busiest = 0  # requests under way at once, at most, without those that hang
         self._script, self._then, self._no_schema = list(script), then, no_schema
         self._lock, self._busy = threading.Lock(), 0
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -175,10 +205,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         step = self.server.endpoint.begin({k.lower(): v for k, v in self.headers.items()}, body)
-        try:
-            self._play(step, message_of(body).get("code", ""))
-        finally:
+        # It ends before the reply is sent: the client's next request may be here before this thread goes on.
+        if isinstance(step, Hang):
             self.server.endpoint.end()
+            self._hang(step.seconds)
+            return
+        time.sleep(step.delay_s if isinstance(step, Say) else 0.0)
+        self.server.endpoint.end()
+        self._play(step, message_of(body).get("code", ""))
 
     def _play(self, step: Step, code: str) -> None:
         if isinstance(step, Reset):
@@ -186,17 +220,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             self.close_connection = True
-        elif isinstance(step, Hang):
-            time.sleep(step.seconds)
-            self.close_connection = True
         elif isinstance(step, Raw):
             self._send(200, step.body, {"Content-Type": step.content_type})
         elif isinstance(step, Refuse):
             error = {"message": step.message, "type": "error", "code": step.code}
             self._send(step.status, json.dumps({"error": error}).encode(), step.headers)
-        else:
-            time.sleep(step.delay_s)
+        elif isinstance(step, Say):
             self._send(200, json.dumps(_completion(step, code)).encode(), {})
+
+    def _hang(self, seconds: float) -> None:
+        """Says nothing for so long, or until the client has gone."""
+        self.close_connection = True
+        select.select([self.connection], [], [], seconds)
 
     def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
