@@ -15,7 +15,8 @@ class Shown:
 
     Attributes:
         kind: None: the questions have no medium.
-        frames: encoded pictures in order; none without a medium.
+        frames: encoded pictures in order; none without a medium. An engine in this process also takes frames
+            that were made ready for its model (``model.pictures``).
         prompts: what is asked, as text.
     """
 

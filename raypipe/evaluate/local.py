@@ -20,6 +20,7 @@ from raypipe.evaluate.engine import UNCUT, Reply, Shown, Split, Way
 from raypipe.evaluate.greedy import Row, greedy
 from raypipe.evaluate.prefix import Prefix, prefill, spliced
 from raypipe.model.build import DTYPES, LoadedModel, load_model
+from raypipe.model.pictures import is_ready, loaded
 from raypipe.model.splice import features, whole
 from raypipe.records import MediumKind
 from raypipe.text.chat import ChatEncoder, ChatError
@@ -47,13 +48,13 @@ class LocalEngine:
         batch: the most questions at once.
     """
 
-    def __init__(self, loaded: LoadedModel, precision: str, batch: int) -> None:
+    def __init__(self, model: LoadedModel, precision: str, batch: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[precision]
-        loaded.model.to(self.device).eval()
-        for parameter in loaded.model.parameters():
+        model.model.to(self.device).eval()
+        for parameter in model.model.parameters():
             parameter.data = parameter.data.to(self.dtype)
-        self.loaded, self.model, self._batch = loaded, whole(loaded.model), batch
+        self.loaded, self.model, self._batch = model, whole(model.model), batch
 
     def answer(
         self,
@@ -81,7 +82,7 @@ class LocalEngine:
             torch.cuda.empty_cache()
 
     def pixels(self, frames: Sequence[bytes], kind: MediumKind, aspect: str) -> torch.Tensor:
-        """Pixels [N, 3, side, side] of one medium.
+        """Pixels [N, 3, side, side] of one medium, of encoded frames or of ready ones (``model.pictures``).
 
         Raises:
             ValueError: another number of frames than the model takes.
@@ -90,7 +91,8 @@ class LocalEngine:
         if len(frames) != expected:
             raise ValueError(f"{len(frames)} frames for a model that takes {expected}")
         look = self.loaded.look(aspect)
-        return look.pixels(look.frames(frames, kind), self.dtype, self.device)
+        shown = loaded(look, frames) if is_ready(frames) else look.frames(frames, kind)
+        return look.pixels(shown, self.dtype, self.device)
 
     def visual(self, kind: MediumKind, pixels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Visual tokens [tokens, width] of some media of one kind, encoded together."""

@@ -11,6 +11,7 @@ from raypipe.model.build import asked_for, folder_of, hf_config, parts_below
 from raypipe.model.cards import Card, card_of, is_original, original_card
 from raypipe.model.families import family_of
 from raypipe.model.original import Layout
+from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
 from raypipe.settings import Sampling, StartParts
 
@@ -34,6 +35,17 @@ def model_card(path: str, base: str | None = None) -> Card:
         RequestError: as ``describe_model``.
     """
     return _described(path, base)[0]
+
+
+def model_look(path: str, base: str | None = None) -> Look:
+    """How media are shown to a model, to make frames ready ahead of it.
+
+    Raises:
+        RequestError: as ``describe_model``.
+    """
+    card, config = _described(path, base)
+    family = family_of(config)
+    return Look(family.side(config), card.image_aspect, card.pixels, family.mean, family.std)
 
 
 def weights_fingerprint(path: str, base: str | None) -> str:

@@ -14,20 +14,23 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional
 
 from raypipe.media.rendition import load_frame
-from raypipe.model.video_llava_hf import CLIP_MEAN, CLIP_STD
 from raypipe.records import MediumKind
+
+if TYPE_CHECKING:  # workers that only scale pictures do without
+    import torch
 
 Colour = tuple[float, float, float]
 Stored = bytes | memoryview | np.ndarray
 _scratch = threading.local()
 SCRATCH_BYTES = 4 << 20  # most that a thread keeps
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOUR = (122, 116, 104)  # int(CLIP mean * 255), as the reference pads
 
 
@@ -79,10 +82,10 @@ class Look:
     def pixels(
         self,
         frames_NHWC: np.ndarray | torch.Tensor,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> torch.Tensor:
-        """What ``frames`` made of one or more media -> normalised [N, 3, side, side]."""
+        """What ``frames`` made of one or more media -> normalised [N, 3, side, side], float32 unless said."""
         return normalised(frames_NHWC, dtype, device, self.mean, self.std)
 
 
@@ -125,9 +128,12 @@ def on_canvas(picture_HWC: np.ndarray, colour: tuple[int, int, int] = PAD_COLOUR
 
 def sampled(picture_HWC: np.ndarray, side: int, mode: str) -> np.ndarray:
     """The middle [side, side, 3] of a picture as float32, scaled without antialiasing and not clamped."""
+    import torch
+    from torch.nn import functional
+
     height, width = picture_HWC.shape[:2]
     short = min(height, width)
-    picture = torch.from_numpy(picture_HWC.astype(np.float32)).permute(2, 0, 1).unsqueeze(0) / 255.0
+    picture: Any = torch.from_numpy(picture_HWC.astype(np.float32)).permute(2, 0, 1).unsqueeze(0) / 255.0
     if short != side:
         # The reference's transforms for video and for images divide in another order; it may be a pixel.
         longer = max(height, width)
@@ -140,18 +146,20 @@ def sampled(picture_HWC: np.ndarray, side: int, mode: str) -> np.ndarray:
 
 def normalised(
     frames_NHWC: np.ndarray | torch.Tensor,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device | str = "cpu",
     mean: Colour = CLIP_MEAN,
     std: Colour = CLIP_STD,
 ) -> torch.Tensor:
-    """Frames [N, H, W, 3], 8 bits or float from 0 to 1 -> normalised [N, 3, H, W]."""
+    """Frames [N, H, W, 3], 8 bits or float from 0 to 1 -> normalised [N, 3, H, W], float32 unless said."""
+    import torch
+
     if isinstance(frames_NHWC, np.ndarray):
         frames_NHWC = torch.from_numpy(np.ascontiguousarray(frames_NHWC))
     pixels = frames_NHWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
     pixels = pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
     centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-    return ((pixels - centre) / torch.tensor(std, device=device).view(1, 3, 1, 1)).to(dtype)
+    return ((pixels - centre) / torch.tensor(std, device=device).view(1, 3, 1, 1)).to(dtype or torch.float32)
 
 
 def _each(stored: Sequence[Stored], make: Callable[[np.ndarray], np.ndarray], out: np.ndarray) -> np.ndarray:

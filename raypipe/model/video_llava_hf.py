@@ -8,11 +8,10 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from raypipe.model.family import Family, Seen, project, size_of
+from raypipe.model.pixels import CLIP_MEAN, CLIP_STD
 from raypipe.records import MediumKind
 from raypipe.text.chat import VisualTokens
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PARTS = {
     "language_model": ("model.language_model.", "lm_head."),
     "multi_modal_projector": ("model.multi_modal_projector.",),

@@ -1,8 +1,10 @@
 """Answers of the engine equal those of one question at a time, and what is shared is made once."""
 
 import random
+import subprocess
+import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ import torch
 from raypipe.evaluate.engine import Shown, Split, Way
 from raypipe.evaluate.local import LocalEngine
 from raypipe.model.families import FAMILIES
+from raypipe.model.pictures import is_ready, ready
+from raypipe.model.pixels import Look
 from raypipe.records import MediumKind
 from raypipe.text.templates import TEMPLATES, Piece, Template
-from tests.support.shown import IMAGE, VIDEO, alone, drawn, engine, medium, tokens
+from tests.support.shown import IMAGE, VIDEO, alone, drawn, engine, medium, picture, tokens
 from tests.support.tiny import tiny_model
 
 WAY = Way("v1", "pad", 8)
@@ -218,3 +222,31 @@ def test_a_split_is_a_plain_record():
     assert Split.of(split.row()) == split
     assert split.row() == {"batch": 4, "questions": [3, 9], "media": [1]}
     assert MediumKind.VIDEO is VIDEO
+
+
+@pytest.mark.parametrize("recipe", ["antialias", "reference"])
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_frames_made_ready_ahead_are_shown_as_the_encoded_ones(recipe, aspect):
+    loaded = tiny_model()
+    loaded.card = replace(loaded.card, pixels=recipe)
+    answering, way = LocalEngine(loaded, "fp32", 4), Way("v1", aspect, 4)
+    wide = replace(medium(IMAGE, TEN[:2], 7), frames=(picture(5, (60, 40)),))
+    for one in (medium(VIDEO, TEN[:2], 1), wide):
+        made = replace(one, frames=ready(loaded.look(aspect), one.frames, one.kind))
+        assert is_ready(made.frames)
+        assert not is_ready(one.frames)
+        pixels = [answering.pixels(shown.frames, one.kind, aspect) for shown in (one, made)]
+        assert torch.equal(*pixels)
+        assert answering.answer([made], way) == answering.answer([one], way)
+
+
+def test_frames_made_ready_for_another_model_are_refused():
+    one = medium(IMAGE, TEN[:1], 1)
+    other = replace(one, frames=ready(Look(side=56), one.frames, IMAGE))
+    ((reply,),) = engine().answer([other], WAY)
+    assert reply.failed == "a frame was made ready for another model"
+
+
+def test_frames_are_made_ready_without_torch():
+    code = "import sys, raypipe.model.pictures, raypipe.evaluate.engine; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ from raypipe.errors import RequestError
 from raypipe.model import build, original
 from raypipe.model.build import load_model, save_model
 from raypipe.model.cards import CARD, Card
-from raypipe.model.describe import describe_model, weights_fingerprint
+from raypipe.model.describe import describe_model, model_look, weights_fingerprint
 from tests.support.kinds import KINDS, models
 from tests.support.tiny import tiny_model
 
@@ -23,7 +23,8 @@ def named(tmp_path_factory, originals):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_card_is_that_of_the_loaded_model(kind, named, monkeypatch):
     model, base = named[kind]
-    loaded = load_model(model, base).card
+    whole = load_model(model, base)
+    loaded, look = whole.card, whole.look()
 
     def refuse(*_args, **_more):
         raise AssertionError("weights were loaded")
@@ -32,6 +33,7 @@ def test_the_card_is_that_of_the_loaded_model(kind, named, monkeypatch):
         monkeypatch.setattr(module, name, refuse)
     card, _ = describe_model(model, base)
     assert card == loaded
+    assert model_look(model, base) == look
     if kind.startswith("original"):
         assert card.pixels == "reference"
         assert card.image_aspect == ("square" if "stage 1" in kind else "pad")

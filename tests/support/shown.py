@@ -19,8 +19,8 @@ SENTENCE = "what moves in the clip ? a yellow bar how many bars are there Ten of
 WORDS = [*SENTENCE.split(), "\n", "é", "7"]
 
 
-def picture(seed: int, side: int = 28) -> bytes:
-    made = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+def picture(seed: int, size: tuple[int, int] = (28, 28)) -> bytes:
+    made = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(made).save(out, "PNG")
     return out.getvalue()
