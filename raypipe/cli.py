@@ -22,6 +22,7 @@ from raypipe import __version__
 from raypipe.errors import RaypipeError, RequestError, StoppedError, nearest
 
 FLAGS = ("json", "debug", "help", "version")
+NUMBERS = {"drift": "100"}  # options that may stand alone, and what they are then
 
 VERBS = {
     "demo": ("[--out DIR]", "the whole platform on clips it draws itself; no network, key or GPU"),
@@ -36,7 +37,10 @@ VERBS = {
         "[yaml] --model M [--model-base B] --benchmarks all|a,b --eval-root DIR --out RUN",
         "predictions, verdicts and scores; resumes by itself",
     ),
-    "judge": ("RUN [base_url=... model=... key_file=...]", "judge the open answers of an evaluation (again)"),
+    "judge": (
+        "RUN [base_url=... model=... key_file=...] [--drift [N]]",
+        "judge the open answers of an evaluation (again); --drift: does the judge still say the same?",
+    ),
     "report": (
         "RUN... [--out DIR] [--baseline LABEL]",
         "one HTML file and a table of any runs; LABEL=RUN names one",
@@ -122,6 +126,8 @@ def parse(argv: list[str]) -> Request:
             name = name.replace("-", "_")
             if name in FLAGS and not sep:
                 request.flags.add(name)
+            elif name in NUMBERS and not sep and not (rest and rest[0].isdecimal()):
+                request.settings.append(f"{name}={NUMBERS[name]}")
             elif sep:
                 request.settings.append(f"{name}={value}")
             elif rest:

@@ -117,17 +117,22 @@ def evaluate(request: Request) -> int:
 
 def judge(request: Request) -> int:
     from raypipe.cluster import connected
+    from raypipe.evaluate.drift import drift_of, render
     from raypipe.evaluate.run import judge_again
     from raypipe.store.run import Run
 
     root = _one_word(request, "RUN")
-    floor = request.take("coverage_floor")
+    floor, sample = request.take("coverage_floor"), request.take("drift")
     used = Run.open(root, "evaluate").settings["settings"].get("judge") or {}
     wanted = load(JudgeSettings, None, [s.removeprefix("judge.") for s in request.settings]).model_dump(
         exclude_unset=True
     )
     settings = build(JudgeSettings, {**used, **wanted}, "command line")
     with connected(quiet=True, dashboard=_dashboard()), Step("judge") as step:
+        if sample is not None:
+            found = drift_of(root, settings, _whole_number("drift", sample), step.count("verdicts"))
+            show(found.row(), render(found), request.json)
+            return 0
         try:
             result = judge_again(
                 root, settings, coverage_floor=_share(floor), progress=step.count("verdicts")

@@ -3,6 +3,7 @@
 Counts are exact: they come from the units that the run itself would carry out. What is committed in ``out``
 is known by the units' names, which hold the weights; these are read only where there is something to compare.
 A model at an address is not fetched for it: as long as it is not on this machine, nothing counts as answered.
+The endpoint of a served model is not asked: what is committed counts as answered by what it serves now.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raypipe.evaluate.commit import committed_units
+from raypipe.evaluate.commit import committed_units, ledger_of
 from raypipe.evaluate.engines import Subject, glance_at, subject_of
 from raypipe.evaluate.plan import Unit, choose_benchmarks, located, named_benchmarks, units_of
 from raypipe.evaluate.prepared import PreparedFrames, check_prepared
@@ -20,7 +21,7 @@ from raypipe.model.build import folder_of
 from raypipe.model.cards import Card
 from raypipe.model.facts import BYTES, cache_bytes_per_token, parameters_of
 from raypipe.model.near import bytes_to_fetch
-from raypipe.records import MediumRef
+from raypipe.records import MediumRef, Outcome
 from raypipe.settings import EvaluateSettings
 from raypipe.store.run import SETTINGS, Run
 
@@ -73,12 +74,13 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
         if model["bytes_to_fetch"]:
             run, subject = None, UNSEEN
         else:
-            subject = subject_of(settings) if run else glance_at(settings)
+            weigh = run is not None and settings.served is None
+            subject = subject_of(settings) if weigh else glance_at(settings)
             _check_frames(settings, subject)
         rows = []
         for benchmark in sorted(chosen, key=lambda b: b.name):
             units = units_of(benchmark, settings, subject, tree)
-            held = committed_units(run, {u.id for u in units}) if run else set()
+            held = _held(run, units, settings) if run else set()
             row = _row(units, held, tree, settings)
             row.benchmark, row.split = benchmark.name, benchmark.split
             row.judged = row.questions if benchmark.rubric is not None else 0
@@ -101,6 +103,16 @@ def _there(settings: EvaluateSettings) -> Run | None:
         return None
     run.check_identity("evaluate", settings)
     return run
+
+
+def _held(run: Run, units: Sequence[Unit], settings: EvaluateSettings) -> set[str]:
+    """The units that are committed."""
+    if settings.served is None:
+        return committed_units(run, {u.id for u in units})
+    rows = ledger_of(run).rows()
+    failed = Outcome.FAILED if run.complete else None
+    answered = {row["question_id"] for row in rows if row["outcome"] != failed}
+    return {u.id for u in units if all(q.id in answered for g in u.groups for q in g.questions)}
 
 
 def _check_frames(settings: EvaluateSettings, subject: Subject) -> None:
@@ -150,7 +162,8 @@ def _totals(rows: Sequence[Row], settings: EvaluateSettings) -> dict[str, int]:
 
 def _model(settings: EvaluateSettings) -> dict[str, Any]:
     """Size of the weights and of the cache, where the model's files say so."""
-    paths = [path for path in (settings.model, settings.model_base) if path]
+    served = settings.served is not None
+    paths = [path for path in (settings.model, settings.model_base) if path and not served]
     facts: dict[str, Any] = {
         "model": settings.model,
         "bytes_to_fetch": sum(bytes_to_fetch(path) for path in paths if "://" in path),
@@ -158,7 +171,7 @@ def _model(settings: EvaluateSettings) -> dict[str, Any]:
         "weight_bytes": None,
         "cache_bytes_per_token": None,
     }
-    if facts["bytes_to_fetch"]:
+    if facts["bytes_to_fetch"] or served:
         return facts
     folders = [folder_of(path) for path in paths]
     counts = [parameters_of(folder) for folder in folders]

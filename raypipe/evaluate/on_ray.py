@@ -15,6 +15,7 @@ from raypipe.cluster import all_cpus, require, unwrapped
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.evaluate import gauges
 from raypipe.evaluate.attempts import begin, forget
+from raypipe.evaluate.engines import units_at_once
 from raypipe.evaluate.plan import Unit
 from raypipe.evaluate.read import pack_media, unpack_media
 from raypipe.evaluate.work import Answerer, Done, Work
@@ -55,7 +56,8 @@ def on_ray(units: Sequence[Unit], work: Work) -> Iterator[Done]:
         compute=ray.data.ActorPoolStrategy(
             min_size=room.low,
             max_size=room.high,
-            max_concurrent_calls_per_actor=2,  # one unit is taken in or committed while another is answered
+            # One unit is taken in or committed while others are answered.
+            max_concurrent_calls_per_actor=1 + units_at_once(settings),
             enable_true_multi_threading=True,
         ),
         num_cpus=settings.actor_cpus,

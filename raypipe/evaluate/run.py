@@ -146,7 +146,7 @@ def _carry_out(
         from raypipe.evaluate.on_ray import on_ray
 
         execute = on_ray
-    yield from execute(todo, Work(settings, plan.tree.media, plan.certified))
+    yield from execute(todo, Work(settings, plan.tree.media, plan.certified, plan.weights))
 
 
 def _rubrics(names: Iterable[str], splits: Mapping[str, str]) -> dict[str, benchmarks.Asks | None]:

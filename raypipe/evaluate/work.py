@@ -39,6 +39,7 @@ class Work:
     settings: EvaluateSettings
     root: str  # of the media
     certified: frozenset[str] = frozenset()
+    weights: str = ""  # the name of what answers
 
     @property
     def store(self) -> Store:
@@ -49,7 +50,7 @@ class Work:
 
     def answerer(self) -> Answerer:
         """Loads the model."""
-        return Answerer(open_engine(self.settings), self.store, self.certified)
+        return Answerer(open_engine(self.settings, self.weights), self.store, self.certified)
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def in_process(units: Sequence[Unit], work: Work) -> Iterator[Done]:
 
 
 class Answerer:
-    """Answers units with one engine and commits them. Threads may share it: one of them answers at a time."""
+    """Answers units with one engine and commits them. Threads may share it; some engines answer several."""
 
     def __init__(self, engine: Engine, store: Store, certified: frozenset[str] = frozenset()) -> None:
         self._engine, self._store, self._certified = engine, store, certified
-        self._turn = threading.Lock()
+        self._turn = threading.Semaphore(getattr(engine, "at_once", 1))
 
     def __call__(self, unit: Unit, media: Media, attempt: Attempt | None = None) -> list[Prediction]:
         """The committed predictions of a unit; every question has exactly one outcome."""

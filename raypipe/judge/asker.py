@@ -42,7 +42,7 @@ class Asker:
 
     def __init__(self, settings: JudgeSettings, sender: Sender, gate: Gate) -> None:
         self._settings, self._sender, self._gate = settings, sender, gate
-        self._who = f"the judge at {host_of(settings)}"
+        self._who = f"the {settings.role} at {host_of(settings)}"
         self._form = Form()  # as far as it is known what the endpoint takes
         self._failures = 0
 
@@ -136,9 +136,10 @@ class Asker:
         return Answered(self._cost(came.prompt_tokens, came.reply_tokens))
 
     def _closed(self, fault: Fault) -> ServiceError:
+        g = self._settings.group
         return ServiceError(
             f"{self._who} {fault.why}",
-            "put that right (judge.key_file, judge.base_url, judge.model); the same command continues",
+            f"put that right ({g}.key_file, {g}.base_url, {g}.model); the same command continues",
         )
 
     def _count(self, verdict: Verdict) -> None:

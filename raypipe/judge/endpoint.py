@@ -35,7 +35,7 @@ def base_url_of(settings: JudgeSettings) -> str:
     except ValueError:
         good = False
     if not good:
-        raise RequestError("judge.base_url is not an http address", f"write it like {OPENAI_URL}")
+        raise RequestError(f"{settings.group}.base_url is not an http address", f"write it like {OPENAI_URL}")
     return url
 
 
@@ -65,19 +65,21 @@ def find_key(settings: JudgeSettings) -> str:
     if settings.key_file:
         path = Path(local(settings.key_file))
         try:
-            return _checked(path.read_text(encoding="utf-8"), f"the file {path}")
+            return _checked(path.read_text(encoding="utf-8"), f"the file {path}", settings.role)
         except (OSError, UnicodeDecodeError) as fault:
             why = fault.strerror if isinstance(fault, OSError) else "not text"
-            raise RequestError(f"cannot read the judge's key from {path}: {why}", "set key_file") from None
+            raise RequestError(
+                f"cannot read the {settings.role}'s key from {path}: {why}", "set key_file"
+            ) from None
     key = os.environ.get(settings.key_env)
     if key is None:
         if is_loopback(base_url_of(settings)):
             return NO_KEY
         raise RequestError(
-            f"the judge at {host_of(settings)} needs a key and ${settings.key_env} is not set here",
+            f"the {settings.role} at {host_of(settings)} needs a key and ${settings.key_env} is not set here",
             f"export {settings.key_env}=..., or set key_file to a file that every node can read",
         )
-    return _checked(key, f"${settings.key_env}")
+    return _checked(key, f"${settings.key_env}", settings.role)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -95,10 +97,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return None if math.isnan(wait_s) else max(0.0, wait_s)
 
 
-def _checked(text: str, where: str) -> str:
+def _checked(text: str, where: str, role: str) -> str:
     key = text.strip()
     if not key:
-        raise RequestError(f"the judge's key in {where} is empty")
+        raise RequestError(f"the {role}'s key in {where} is empty")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise RequestError(f"what {where} holds is not a key: it has spaces, line breaks or odd characters")
     return key

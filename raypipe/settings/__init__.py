@@ -2,8 +2,9 @@
 
 from raypipe.settings.base import Settings, build, how, how_fields, identity, load, local, read_yaml
 from raypipe.settings.data import DatasetSettings, DecodeLimits, DrawnData, Rendition, Sampling
-from raypipe.settings.evaluation import EvaluateSettings, ServedSettings
+from raypipe.settings.evaluation import EvaluateSettings
 from raypipe.settings.judge import JudgeSettings, Price
+from raypipe.settings.served import ServedSettings
 from raypipe.settings.stage import (
     Cache,
     Checkpoints,

@@ -10,17 +10,7 @@ from pydantic import Field
 from raypipe.settings.base import Settings, how, later
 from raypipe.settings.data import DecodeLimits, Rendition, Sampling
 from raypipe.settings.judge import JudgeSettings
-
-
-class ServedSettings(Settings):
-    """An OpenAI-compatible endpoint that serves the model. The key is named by path, never given."""
-
-    base_url: str = how()
-    key_file: str | None = how(None)
-    key_env: str = how("OPENAI_API_KEY")
-    concurrency: int = how(16, ge=1)
-    timeout_s: float = how(120.0, gt=0)
-    tries: int = how(5, ge=1)
+from raypipe.settings.served import ServedSettings
 
 
 class EvaluateSettings(Settings):
@@ -77,6 +67,8 @@ class EvaluateSettings(Settings):
     def _served(self) -> EvaluateSettings:
         if (self.engine == "served") != (self.served is not None):
             raise ValueError("engine=served goes with a group served: that has a base_url, and with no other")
+        if self.served is not None and (self.protocol == "reference" or self.model_base):
+            raise ValueError("a served model has its own template: no protocol=reference, and no model_base")
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import pydantic
@@ -26,6 +26,8 @@ class JudgeSettings(Settings):
     """An OpenAI-compatible endpoint that judges open answers. The key is named by path, never given."""
 
     model_config = pydantic.ConfigDict(hide_input_in_errors=True)
+    role: ClassVar[str] = "judge"  # what it is called in messages
+    group: ClassVar[str] = "judge"  # the settings' name
 
     name: str = "judge"
     base_url: str | None = None
@@ -54,20 +56,28 @@ class JudgeSettings(Settings):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _without_secrets(cls, given: Any) -> Any:
-        """Refuses keys before they reach a file or a message; what was given is not repeated."""
-        if not isinstance(given, dict):
-            return given
-        if any(name in given for name in _KEYS):
-            raise ValueError(
-                "a key is never given as a setting, where process lists and files show it: "
-                "write it to a file and set key_file, or export it and name the variable in key_env"
-            )
-        variable = given.get("key_env")
-        if isinstance(variable, str) and not _VARIABLE.fullmatch(variable):
-            raise ValueError("key_env is the name of a variable, not the key itself")
-        if _holds_credentials(given.get("base_url")):
-            raise ValueError("base_url holds credentials; write the key to a file and set key_file")
+        return without_secrets(given)
+
+
+def without_secrets(given: Any) -> Any:
+    """Settings of an endpoint as they were given; keys are refused before they reach a file or a message.
+
+    Raises:
+        ValueError: there is a secret in them; what was given is not repeated.
+    """
+    if not isinstance(given, dict):
         return given
+    if any(name in given for name in _KEYS):
+        raise ValueError(
+            "a key is never given as a setting, where process lists and files show it: "
+            "write it to a file and set key_file, or export it and name the variable in key_env"
+        )
+    variable = given.get("key_env")
+    if isinstance(variable, str) and not _VARIABLE.fullmatch(variable):
+        raise ValueError("key_env is the name of a variable, not the key itself")
+    if _holds_credentials(given.get("base_url")):
+        raise ValueError("base_url holds credentials; write the key to a file and set key_file")
+    return given
 
 
 def _holds_credentials(url: Any) -> bool:

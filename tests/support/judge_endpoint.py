@@ -167,6 +167,10 @@ class JudgeEndpoint:
         self._thread.join()
         self._server.server_close()
 
+    def code_of(self, body: dict[str, Any]) -> str:
+        """The code that a reply to this request has to repeat."""
+        return message_of(body).get("code", "")
+
     def begin(self, headers: dict[str, str], body: dict[str, Any]) -> Step:
         with self._lock:
             self._busy += 1
@@ -212,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         time.sleep(step.delay_s if isinstance(step, Say) else 0.0)
         self.server.endpoint.end()
-        self._play(step, message_of(body).get("code", ""))
+        self._play(step, self.server.endpoint.code_of(body))
 
     def _play(self, step: Step, code: str) -> None:
         if isinstance(step, Reset):
