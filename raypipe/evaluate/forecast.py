@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raypipe.benchmark import Asks, Benchmark
 from raypipe.evaluate.commit import committed_units, ledger_of
 from raypipe.evaluate.engines import Subject, glance_at, subject_of
 from raypipe.evaluate.plan import Unit, choose_benchmarks, located, named_benchmarks, units_of
 from raypipe.evaluate.prepared import PreparedFrames, check_prepared
 from raypipe.evaluate.tree import Tree, open_tree
+from raypipe.judge.estimate import estimate, unanswered
 from raypipe.model.build import folder_of
 from raypipe.model.cards import Card
 from raypipe.model.facts import BYTES, cache_bytes_per_token, parameters_of
 from raypipe.model.near import bytes_to_fetch
-from raypipe.records import MediumRef, Outcome
-from raypipe.settings import EvaluateSettings
+from raypipe.records import MediumRef, Outcome, Prediction, predictions_of
+from raypipe.settings import EvaluateSettings, JudgeSettings
 from raypipe.store.run import SETTINGS, Run
 
 UNSEEN = Subject("", Card())
@@ -39,7 +41,7 @@ class Row:
         decodes: media that are read and decoded for them, each once a unit.
         prepared: media that are taken from a prepare run in place of that, as far as it shows without reading
             a file: those that it read at the same place.
-        judged: answers that a judge grades.
+        judged: answers that a judge grades; where it only helps a rule, none.
     """
 
     benchmark: str
@@ -61,7 +63,8 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
 
     Returns:
         ``benchmarks`` (a row each), ``missing_benchmarks`` with the file that is not there, ``totals`` of the
-        rows and the answers of the certificate, and ``model``.
+        rows and the answers of the certificate, ``model``, and ``judge``: calls, tokens and cost of judging,
+        and ``more_calls`` that come on top at most, where a rule cannot read an answer.
 
     Raises:
         RequestError: as ``evaluate``, as far as it shows without loading a model; ``out`` holds another run.
@@ -77,13 +80,14 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
             weigh = run is not None and settings.served is None
             subject = subject_of(settings) if weigh else glance_at(settings)
             _check_frames(settings, subject)
-        rows = []
+        rows, answers = [], _Answers(run)
         for benchmark in sorted(chosen, key=lambda b: b.name):
             units = units_of(benchmark, settings, subject, tree)
             held = _held(run, units, settings) if run else set()
             row = _row(units, held, tree, settings)
             row.benchmark, row.split = benchmark.name, benchmark.split
-            row.judged = row.questions if benchmark.rubric is not None else 0
+            row.judged = row.questions if benchmark.rubric is not None and benchmark.rule is None else 0
+            answers.add(benchmark, units, held)
             if benchmark.unpack is not None:
                 row.packed, row.media_missing = row.media_missing, 0
             rows.append(row)
@@ -93,7 +97,36 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
         "missing_benchmarks": missing,
         "totals": _totals(rows, settings),
         "model": model,
+        "judge": answers.judging(settings),
     }
+
+
+class _Answers:
+    """The answers to judge: those that are there, and questions in the place of the others."""
+
+    def __init__(self, run: Run | None) -> None:
+        self._run = run
+        self._rubrics: dict[str, Asks | None] = {}
+        self._surely: list[Prediction] = []
+        self._perhaps: list[Prediction] = []
+
+    def add(self, benchmark: Benchmark, units: Sequence[Unit], held: set[str]) -> None:
+        if benchmark.rubric is None:
+            return
+        self._rubrics[benchmark.name] = benchmark.rubric
+        todo = [unanswered(q) for u in units if u.id not in held for g in u.groups for q in g.questions]
+        if self._run is not None:
+            of_units = {q.id for u in units if u.id in held for g in u.groups for q in g.questions}
+            rows = ledger_of(self._run).rows()
+            self._surely += [p for p in predictions_of(rows) if p.question_id in of_units]
+        (self._surely if benchmark.rule is None else self._perhaps).extend(todo)
+
+    def judging(self, settings: EvaluateSettings) -> dict[str, Any]:
+        judge, store = settings.judge or JudgeSettings(), self._run.store if self._run else None
+        found = estimate(self._surely, self._rubrics.get, judge, run_store=store)
+        more = estimate(self._perhaps, self._rubrics.get, judge)
+        named = {"name": judge.name, "model": judge.model} if settings.judge else {}
+        return {**named, **found.row(), "more_calls": more.calls}
 
 
 def _there(settings: EvaluateSettings) -> Run | None:
@@ -200,7 +233,18 @@ def render_forecast(plan: dict[str, Any]) -> str:
         cache = model["cache_bytes_per_token"]
         said += f"; {cache / 1024:.1f} KiB of cache a token" if cache else ""
         lines.append(f"  {'model':<24} {said}")
+    judge = plan["judge"]
+    if judge["calls"] or judge["more_calls"]:
+        lines.append(f"  {judge.get('model', 'a judge'):<24} {_judging(judge)}")
     return "\n".join(lines)
+
+
+def _judging(judge: dict[str, Any]) -> str:
+    tokens = judge["prompt_tokens"] + judge["reply_tokens"]
+    said = f"{judge['calls']} calls, about {tokens / 1e6:.2f} million tokens"
+    if judge["at_most_usd"]:
+        said += f", about {judge['usd']:.2f} USD and at most {judge['at_most_usd']:.2f}"
+    return said + (f"; {judge['more_calls']} more at most" if judge["more_calls"] else "")
 
 
 def _counts(row: dict[str, int]) -> str:

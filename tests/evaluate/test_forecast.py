@@ -21,6 +21,7 @@ from tests.evaluate.test_prepared import CLIP, IMAGE, prepare
 from tests.evaluate.test_run import predictions_in
 from tests.support.eval_media import VIDEOS, asking, eval_root
 from tests.support.eval_roots import made_up
+from tests.support.judge_endpoint import JudgeEndpoint, Say, good
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +148,27 @@ def test_the_size_of_the_model(root, tiny_folder, tmp_path):
     text = loaded.config.text_config
     width = text.hidden_size // text.num_attention_heads
     assert model["cache_bytes_per_token"] == 8 * text.num_hidden_layers * text.num_key_value_heads * width
+
+
+def test_the_calls_of_the_judge(root, tiny_folder, tmp_path):
+    with JudgeEndpoint(then=Say(good(verdict="yes", score=5))) as endpoint:
+        judge = {"base_url": endpoint.base_url, "price": {"prompt": 1.0, "reply": 2.0}}
+        settings = asking(root, tiny_folder, tmp_path / "run", judge=judge)
+        plan = forecast(settings)["judge"]
+        assert endpoint.calls == []
+        evaluate(settings, execute=in_process)
+        assert plan["calls"] == len(endpoint.calls) == 3
+        assert 0 < plan["usd"] < plan["at_most_usd"]
+        after = forecast(settings)["judge"]
+    assert (after["calls"], after["usd"]) == (0, 0.0)
+
+
+def test_calls_that_hang_on_the_answers_are_told_apart(tiny_folder, tmp_path):
+    made_up(tmp_path / "eval", "mmbench:cn")
+    more = {"benchmarks": ["mmbench"], "splits": {"mmbench": "cn"}}
+    plan = forecast(asking(tmp_path / "eval", tiny_folder, tmp_path / "run", **more))
+    assert plan["judge"]["calls"] == rows(plan)["mmbench"]["judged"] == 0
+    assert plan["judge"]["more_calls"] == rows(plan)["mmbench"]["questions"]
 
 
 def test_the_command_line(root, tiny_folder, tmp_path, capsys):
