@@ -160,7 +160,7 @@ def repeat_one_frame(medium: Medium) -> Medium:
 
 
 def made_ready(medium: Medium, look: Look) -> Medium:
-    """A medium with its frames as the model takes them; with a damaged one it stays, for the engine to name."""
+    """A medium with its frames as the model takes them; one with a damaged frame is left to the engine."""
     try:
         return replace(medium, frames=ready(look, medium.frames, medium.kind))
     except (OSError, ValueError):
