@@ -36,6 +36,9 @@ from raypipe.store.files import Store
 from raypipe.store.run import Progress
 
 CLOSE_S = 10.0
+SPREAD_S = (
+    0.005  # between the starts of workers: replies that all come at once wait for each other, each round
+)
 
 
 class JudgeStream:
@@ -249,13 +252,14 @@ class _Asking:
         for entry in entries:
             self._queue.put_nowait(entry)
         more = min(self._most - len(self._workers), self._queue.qsize() - self._idle)
-        for _ in range(max(0, more)):
-            self._workers.append(asyncio.create_task(self._working()))
+        for place in range(max(0, more)):
+            self._workers.append(asyncio.create_task(self._working(place * SPREAD_S)))
 
     async def _drained(self) -> None:
         await self._queue.join()
 
-    async def _working(self) -> None:
+    async def _working(self, begin_s: float) -> None:
+        await asyncio.sleep(begin_s)
         while True:
             self._idle += 1
             entry = await self._queue.get()
