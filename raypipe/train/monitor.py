@@ -42,7 +42,7 @@ class Failures(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raises the workers' own error, which Ray does not retry, when there is one on the board."""
-        texts = {rank: _text(fault) for rank, fault in _deaths_first(worker_exceptions)}
+        texts = {rank: text_of(fault) for rank, fault in _deaths_first(worker_exceptions)}
         fault = ray.get(ray.get_actor(self._board).put_failures.remote(texts))
         if fault:
             raise unpacked(fault)
@@ -185,7 +185,7 @@ def _inner(fault: BaseException) -> BaseException:
     return getattr(fault, "health_check_failure", None) or fault
 
 
-def _text(fault: Exception) -> str:
+def text_of(fault: Exception) -> str:
     inner = _inner(fault)
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     if isinstance(inner, RayActorError):

@@ -42,6 +42,26 @@ class Stop:
             _abort(controller)
 
 
+def free_orphans() -> None:
+    """Removes the placement groups that actors of this job made which have died since.
+
+    Ray removes a group with the job that made it, not with the actor. One of a worker group whose controller
+    was killed keeps its CPUs and GPUs until then, or until Ray Train's cleaner sees it, with the dashboard.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for data in state._connect_and_get_accessor().get_placement_group_table():
+        group = Group.FromString(data)
+        if group.creator_job_id.hex() != job or group.is_detached or group.state == Group.REMOVED:
+            continue
+        if group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil():  # nil: the driver
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
 def trainer_that_stops(stop: Stop) -> Any:
     """A TorchTrainer whose controller is known to ``stop``."""
     import ray

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from ray.tune import Trainable
+from ray.tune import Callback, Trainable
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from raypipe.errors import RaypipeError
@@ -16,11 +16,12 @@ from raypipe.store.files import Store
 from raypipe.train import scored
 from raypipe.train.plan import plan_stage
 from raypipe.train.run import train
-from raypipe.train.stop import Stop
+from raypipe.train.stop import Stop, free_orphans
 from raypipe.train.trials import FAILED, STOPPED
 
 POLL_S = 0.2
 JOIN_S = 120.0
+ORPHANS_S = 2.0
 
 
 class StageTrial(Trainable):
@@ -88,6 +89,18 @@ class StageTrial(Trainable):
             if record["step"] > self._told and value is not None:
                 return {"step": int(record["step"]), "value": value}
         return None
+
+
+class Orphans(Callback):
+    """Gives back what trials held whose actors died; Tune calls it all the time."""
+
+    def __init__(self) -> None:
+        self._looked = 0.0
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._looked > ORPHANS_S:
+            free_orphans()
+            self._looked = time.monotonic()
 
 
 class WrittenASHA(ASHAScheduler):

@@ -8,6 +8,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
 
 from raypipe.cluster import require, unwrapped
@@ -27,6 +28,7 @@ from raypipe.train.validate import check_validation
 
 ROWS, RESULT, PLOT = "trials.jsonl", "search.json", "search.svg"
 DRIVER_CPUS = 0.05  # of a trial's actor, which only watches
+STARTS = 3  # of a trial's actor, at most
 LOOK_S = 2.0
 Tell = Callable[[str], None]
 
@@ -91,7 +93,7 @@ def _search(settings: TuneSettings, outcomes: list[Outcome]) -> None:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     from ray import tune as ray_tune
 
-    from raypipe.train.trial import StageTrial, WrittenASHA
+    from raypipe.train.trial import Orphans, StageTrial, WrittenASHA
 
     todo = [o.trial for o in outcomes if not o.over]
     concurrent = concurrent_trials(settings, todo)
@@ -114,28 +116,35 @@ def _search(settings: TuneSettings, outcomes: list[Outcome]) -> None:
         tune_config=ray_tune.TuneConfig(
             scheduler=scheduler,
             max_concurrent_trials=concurrent,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]["id"]),
             reuse_actors=False,
         ),
         run_config=ray_tune.RunConfig(
             name=f"{settings.name}-{uuid.uuid4().hex[:8]}",
             storage_path=f"{settings.out}/ray",
-            failure_config=ray_tune.FailureConfig(max_failures=2),  # of actors: stages report theirs
+            failure_config=ray_tune.FailureConfig(max_failures=STARTS - 1),  # of actors: stages report theirs
             # The stages' own checkpoints are committed in their folders.
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[Orphans()],
             verbose=0,
         ),
     )
     with unwrapped(f"tune {settings.name}"):
-        interruptibly(lambda: _note_lost(tuner.fit()))
+        interruptibly(lambda: _note_lost(tuner.fit(), todo))
 
 
-def _note_lost(results: Any) -> None:
-    """A trial whose actor died again and again could not say so itself."""
+def _note_lost(results: Any, trials: list[Trial]) -> None:
+    """A trial whose actor died again and again could not say so itself.
+
+    Its name is that of its folder at Ray's; a result has no ``config`` where nothing was ever reported.
+    """
+    from raypipe.train.monitor import text_of
+
+    stages = {trial.id: trial.stage for trial in trials}
     for result in (r for r in results if r.error is not None):
-        store = Store(result.config["trial"]["stage"]["out"])
+        store = Store(stages[PurePosixPath(result.path).name].out)
         if not store.exists(FAILED):
-            reason = " ".join(str(result.error).split())[-300:]
+            reason = f"its process ended {STARTS} times: {text_of(result.error)}"
             store.replace(FAILED, (json.dumps({"reason": reason}) + "\n").encode())
 
 

@@ -279,7 +279,7 @@ def test_two_drivers_do_not_meet(root, tiny_folder, tmp_path, monkeypatch):
 def test_a_missing_key_is_refused_before_any_model_is_loaded(root, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.delenv("RAYPIPE_NO_SUCH_KEY", raising=False)
     loaded = []
-    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *_: loaded.append(1))
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *a: loaded.append(a))
     judge = {"base_url": "https://judge.example/v1", "key_env": "RAYPIPE_NO_SUCH_KEY"}
     with pytest.raises(RequestError, match="RAYPIPE_NO_SUCH_KEY"):
         evaluate(settings_of(root, tiny_folder, tmp_path / "run", judge=judge), execute=in_process)

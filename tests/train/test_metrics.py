@@ -22,6 +22,7 @@ from raypipe.store.journal import Journal
 from raypipe.terminal import Step, duration, training_line
 from raypipe.train.curves import picture
 from raypipe.train.flops import flops_of, peak_of
+from raypipe.train.gauges import RayMetrics
 from raypipe.train.meter import TIMED, Meter
 from raypipe.train.metrics import METRICS, MetricLog
 from raypipe.train.tensorboard import TensorBoard
@@ -306,3 +307,39 @@ def test_what_a_row_has_beside_the_loops_own_depends_on_time():
     said = Meter()(row(1))
     assert set(said) - set(row(1)) - set(TIMED) == {"useful"}
     json.dumps(said)
+
+
+def test_ray_gets_the_newest_row_and_what_adds_up(monkeypatch):
+    """All that goes to the dashboard, by name and tag; of several rows the last, but every step's seconds."""
+    sent: list[tuple[str, str, float, dict]] = []
+
+    class Sent:
+        def __init__(self, name, *_):
+            self.name = name
+
+        def __getattr__(self, how):
+            return lambda value, tags: sent.append((self.name, how, value, tags))
+
+    for kind in ("Gauge", "Counter", "Histogram"):
+        monkeypatch.setattr(f"ray.util.metrics.{kind}", Sent)
+    made = iter([0, 2, 2, 3])
+    sink = RayMetrics("stage", lambda: next(made))
+    row = {"step": 8, "loss": 2.5, "lr": 0.1, "mfu_mean": None, "step_s": 0.5, "attempt": 2}
+    sink.flush(final=False)
+    assert sent == []
+    sink.add([{**row, "step": 7, "loss": 9.0, "step_s": 0.25}, row])
+    sink.flush(final=False)
+    sink.flush(final=False)
+    sink.flush(final=True)
+    assert {tuple(tags.items()) for *_, tags in sent} == {(("run", "stage"),)}
+    told = [(name.removeprefix("raypipe_train_"), how, value) for name, how, value, _ in sent]
+    assert told == [
+        ("step_seconds", "observe", 0.25),
+        ("step_seconds", "observe", 0.5),
+        ("loss", "set", 2.5),
+        ("learning_rate", "set", 0.1),
+        ("step", "set", 8),
+        ("restarts", "set", 1),
+        ("checkpoints", "inc", 2),
+        ("checkpoints", "inc", 1),
+    ]
