@@ -14,6 +14,7 @@ import pytest
 from raypipe.benchmark import grade_answer, load, scores
 from raypipe.errors import BudgetError, ServiceError
 from raypipe.evaluate.scores import check_coverage, summarise
+from raypipe.grading.judging import by_question
 from raypipe.judge.client import Call, Client, Fault, Reply
 from raypipe.judge.log import VERDICTS
 from raypipe.judge.stream import JudgeStream
@@ -60,8 +61,8 @@ def judged(store: Store, made: JudgeSettings, count: int = ITEMS) -> list[Verdic
 
 
 def score_table(verdicts: list[Verdict], count: int = ITEMS) -> bytes:
-    by_question = {v.question_id: v for v in verdicts}
-    graded = [grade_answer(load(BENCHMARK), p, by_question.get(p.question_id)) for p in answers(count)]
+    found = by_question(verdicts)
+    graded = [grade_answer(load(BENCHMARK), p, found.get(p.question_id)) for p in answers(count)]
     return json.dumps([asdict(score) for score in scores(load(BENCHMARK), graded)]).encode()
 
 
@@ -150,8 +151,7 @@ def test_what_fails_for_good_is_counted_and_never_scored(tmp_path: Path) -> None
     failed = {v.question_id for v in verdicts if v.outcome is Outcome.JUDGE_FAILED}
     assert failed == {"q0", "q50"}
     assert all((v.correct, v.score) == (None, None) for v in verdicts if v.question_id in failed)
-    by_question = {v.question_id: v for v in verdicts}
-    summary = summarise(answers(100), by_question, {}, judged=True, splits={})
+    summary = summarise(answers(100), by_question(verdicts), {}, judged=True, splits={})
     coverage = summary["coverage"][BENCHMARK]
     assert coverage["share"] == 0.98
     assert coverage["outcomes"] == {"ok": 98, "judge_failed": 2}

@@ -152,6 +152,7 @@ class Hooked(Work):
             self.store,
             self.root,
             self.settings.limits,
+            look=self.look,
             folder=self.folder,
             harmful=self.harmful,
             deadly=self.deadly_to_read,
