@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from raypipe.benchmark import Asks, Benchmark
+from raypipe.benchmark import Asks, Benchmark, wants_judge
 from raypipe.evaluate.commit import committed_units, ledger_of
 from raypipe.evaluate.engines import Subject, glance_at, subject_of
 from raypipe.evaluate.plan import Unit, choose_benchmarks, located, named_benchmarks, units_of
@@ -115,11 +116,15 @@ class _Answers:
             return
         self._rubrics[benchmark.name] = benchmark.rubric
         todo = [unanswered(q) for u in units if u.id not in held for g in u.groups for q in g.questions]
-        if self._run is not None:
+        if held:
             of_units = {q.id for u in units if u.id in held for g in u.groups for q in g.questions}
-            rows = ledger_of(self._run).rows()
-            self._surely += [p for p in predictions_of(rows) if p.question_id in of_units]
+            there = [p for p in self._committed if p.question_id in of_units]
+            self._surely += [p for p in there if wants_judge(benchmark, p)]
         (self._surely if benchmark.rule is None else self._perhaps).extend(todo)
+
+    @cached_property
+    def _committed(self) -> list[Prediction]:
+        return predictions_of(ledger_of(self._run).rows()) if self._run else []
 
     def judging(self, settings: EvaluateSettings) -> dict[str, Any]:
         judge, store = settings.judge or JudgeSettings(), self._run.store if self._run else None

@@ -1,5 +1,6 @@
 """raypipe plan of an evaluation: exact counts, and nothing written."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from raypipe.evaluate.read import Reader
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.evaluate.work import Answerer
 from raypipe.model import near
+from raypipe.settings import JudgeSettings
 from raypipe.store.files import Store
 from tests.evaluate.test_eval_mirror import put_tree
 from tests.evaluate.test_prepared import CLIP, IMAGE, prepare
 from tests.evaluate.test_run import predictions_in
+from tests.evaluate.test_served import settings_of
 from tests.support.eval_media import VIDEOS, asking, eval_root
 from tests.support.eval_roots import made_up
 from tests.support.judge_endpoint import JudgeEndpoint, Say, good
+from tests.support.picture_endpoint import PictureEndpoint
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +173,28 @@ def test_calls_that_hang_on_the_answers_are_told_apart(tiny_folder, tmp_path):
     plan = forecast(asking(tmp_path / "eval", tiny_folder, tmp_path / "run", **more))
     assert plan["judge"]["calls"] == rows(plan)["mmbench"]["judged"] == 0
     assert plan["judge"]["more_calls"] == rows(plan)["mmbench"]["questions"]
+
+
+def test_answers_that_the_rule_can_read_are_no_calls(tmp_path):
+    made_up(tmp_path / "eval", "mmbench:cn")
+    more = {"benchmarks": ["mmbench"], "splits": {"mmbench": "cn"}, "coverage_floor": 0.0}
+
+    said = itertools.cycle(["A", "the first or so, hard to say"])
+
+    with (
+        PictureEndpoint(answer=lambda _: next(said)) as model,
+        JudgeEndpoint(then=Say(good(choice="A"))) as judge,
+    ):
+        settings = settings_of(tmp_path / "eval", tmp_path / "run", model, **more)
+        evaluate(settings, execute=in_process)
+        judged = settings.model_copy(update={"judge": JudgeSettings(base_url=judge.base_url)})
+        plan = forecast(judged)
+        read = [p for p in predictions_in(settings.out) if p.text == "A"]
+        evaluate(judged, execute=in_process)
+        assert plan["judge"]["calls"] == len(judge.calls) > 0
+        assert read
+        assert plan["judge"]["calls"] < plan["totals"]["questions"]
+        assert plan["judge"]["more_calls"] == 0
 
 
 def test_the_command_line(root, tiny_folder, tmp_path, capsys):
