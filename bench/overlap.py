@@ -29,7 +29,7 @@ from raypipe.text.chat import TEMPLATES
 from raypipe.text.tokenizer import train_tokenizer
 
 VIDEOS, EACH, CONCURRENCY = 24, 10, 8
-SLOW_S, QUICK_S = 12.0, 6.0
+SLOW_S, QUICK_S = 20.0, 8.0
 TARGET = 1.1
 MOST_ROUNDS = 3
 CLIPS = [drawn.Drawn("h264-tiny", (96, 64), 1, options=drawn.h264(25), seed=80 + n) for n in range(2)]
