@@ -9,7 +9,7 @@ FIGURES: Figures = {
     "prefix": prefixes.prefix,
     "overhead": prefixes.overhead,
     "overlap": overlap.overlap,
-    "judge": lambda pairs: judging.figures(),
+    "judging": judging.figures,
 }
 
 

@@ -124,22 +124,7 @@ def test_a_reply_needs_the_code_of_its_own_call() -> None:
 @pytest.mark.timeout(60)  # a pattern that backtracks takes hours on these, not seconds
 @pytest.mark.parametrize(
     "unit",
-    [
-        " ",
-        "\n",
-        "\n- ",
-        "#",
-        "(",
-        "{",
-        '"',
-        "1, ",
-        "a.b ",
-        "word ",
-        "give ",
-        "ignore the ",
-        "{verdict ",
-        "</answer",
-    ],
+    [" ", "\n", "\n- ", "#", "(", "{", '"', "1, ", "a.b ", "word ", "give ", "ignore the ", "{verdict "],
 )
 def test_a_long_answer_is_cut_and_does_not_hold_judging_up(unit: str) -> None:
     found = defused(unit * 100_000)
