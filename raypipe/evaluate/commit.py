@@ -11,18 +11,22 @@ from raypipe.evaluate.plan import Plan
 from raypipe.evaluate.read import PREPARED, THUMBS
 from raypipe.evaluate.scores import ANSWERED, SCORES
 from raypipe.evaluate.work import CERTIFICATES, PREDICTIONS, SPLITS
+from raypipe.judge.book import VIEW
+from raypipe.judge.log import VERDICTS
 from raypipe.records import (
     PREDICTION_SCHEMA,
     THUMBS_SCHEMA,
+    VERDICT_SCHEMA,
     Outcome,
     Prediction,
     Reason,
     Rejection,
     predictions_of,
+    to_table,
 )
 from raypipe.store.ledger import Ledger
 from raypipe.store.run import Manifest, Run
-from raypipe.store.shards import Shard, metadata_of
+from raypipe.store.shards import Shard, encode, metadata_of
 
 
 def ledger_of(run: Run) -> Ledger:
@@ -49,6 +53,8 @@ def held_units(run: Run, plan: Plan) -> set[str]:
     if held != there or held != wanted:
         run.reopen()
         run.store.delete(SCORES)
+        if run.store.list(VERDICTS):  # which are kept for what is the same in the new answers
+            run.store.replace(VIEW, encode(to_table([], VERDICT_SCHEMA)))
         _remove(run, PREDICTIONS, held)
         _remove(run, THUMBS, held)
         _remove(run, CERTIFICATES, held)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
-from raypipe.benchmark import Asks
-from raypipe.evaluate.scores import ANSWERED
-from raypipe.judge.endpoint import find_key
-from raypipe.judge.run import judge_run
+from raypipe.benchmark import Benchmark, wants_judge
+from raypipe.grading.judging import by_question
+from raypipe.judge.stream import JudgeStream
 from raypipe.records import Prediction, Verdict
 from raypipe.settings import JudgeSettings
 from raypipe.store.files import Store
@@ -15,11 +15,15 @@ from raypipe.store.run import Progress
 
 
 class Judging:
-    """The judge of a run; without settings, one that judges nothing. A context manager.
+    """The judge of a run; without settings, or without a benchmark to judge, one that does nothing.
+
+    A context manager: at its end what is being asked is given up, and what was judged stays.
 
     Args:
-        rubrics: by benchmark; None: not judged.
-        progress: called with verdicts settled and to settle.
+        benchmarks: those of the run, by name.
+        use_ray: ask from Ray actors; False: from a thread of this process.
+        progress: called with verdicts settled and to settle, from another thread.
+        at_once: see now that the judge can be asked, and not when the first answer has to be.
 
     Raises:
         RequestError: no key or a bad address, before anything else is begun.
@@ -28,48 +32,52 @@ class Judging:
     def __init__(
         self,
         store: Store,
-        rubrics: Mapping[str, Asks | None],
+        benchmarks: Mapping[str, Benchmark],
         settings: JudgeSettings | None,
         *,
         use_ray: bool = True,
         progress: Progress | None = None,
+        at_once: bool = True,
     ) -> None:
-        self._store, self._rubrics, self._settings = store, rubrics, settings
-        self._use_ray, self._progress = use_ray, progress
-        self._answers: list[Prediction] = []
-        if settings is not None and any(rubrics.values()):
-            find_key(settings)
+        self._benchmarks = benchmarks
+        self._stream: JudgeStream | None = None
+        if settings is not None and any(b.rubric for b in benchmarks.values()):
+            self._stream = JudgeStream(
+                store,
+                lambda name: benchmarks[name].rubric,
+                settings,
+                use_ray=use_ray,
+                progress=progress,
+                at_once=at_once,
+            )
+
+    @property
+    def spent_usd(self) -> float:
+        """What all starts of the run have paid so far."""
+        return self._stream.spent_usd if self._stream else 0.0
+
+    def wants(self, benchmark: str) -> bool:
+        """Whether answers to a benchmark may have to be judged."""
+        return self._stream is not None and self._benchmarks[benchmark].rubric is not None
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Takes committed predictions; returns at once."""
-        if self._settings is not None:
-            self._answers += [
-                p for p in predictions if self._rubrics.get(p.benchmark) and p.outcome in ANSWERED
-            ]
+        """Takes committed predictions; returns at once. A fault of the judge is kept for ``finish``."""
+        if self._stream is not None:
+            self._stream.add([p for p in predictions if wants_judge(self._benchmarks[p.benchmark], p)])
 
-    def finish(self) -> dict[str, Verdict]:
-        """Waits for the verdicts on all that was added, by question id.
+    def finish(self) -> dict[str, list[Verdict]]:
+        """Waits for the verdicts on all that was added, by question id: one for each rubric.
 
         Raises:
-            ServiceError: the endpoint refuses; what was judged is committed.
+            ServiceError: the endpoint refuses, or the money ceiling is reached; what was judged is committed.
         """
-        if self._settings is None or not self._answers:
-            return {}
-        verdicts = judge_run(
-            self._store,
-            self._answers,
-            self._rubrics.get,
-            self._settings,
-            use_ray=self._use_ray,
-            progress=self._progress,
-        )
-        return {v.question_id: v for v in verdicts}
-
-    def close(self) -> None:
-        """Ends what is under way."""
+        return by_question(self._stream.finish()) if self._stream else {}
 
     def __enter__(self) -> Judging:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._stream is not None:
+            # What went wrong before is what has to be said.
+            with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+                self._stream.close()

@@ -89,13 +89,13 @@ class Plan:
 
     Attributes:
         missing: benchmarks without data, with the file that is not there.
-        rubrics: how a benchmark's answers are judged; None: not by a judge.
+        benchmarks: those that are asked, by name.
         certified: the questions to be asked once more, one at a time.
     """
 
     units: tuple[Unit, ...]
     missing: Mapping[str, str]
-    rubrics: Mapping[str, benchmarks.Asks | None]
+    benchmarks: Mapping[str, benchmarks.Benchmark]
     weights: str
     certified: frozenset[str]
     tree: Tree
@@ -136,9 +136,9 @@ def _plan_of(settings: EvaluateSettings, tree: Tree) -> Plan:
         if benchmark.unpack is not None:
             tree.unpack(benchmark.unpack, benchmark.folder)  # before the media's sizes are looked at
         units += units_of(benchmark, settings, subject, tree)
-    rubrics = {b.name: b.rubric for b in chosen}
     chosen_questions = frozenset(_sample(units, settings.certificate))
-    return Plan(tuple(units), missing, rubrics, subject.weights, chosen_questions, tree)
+    named = {b.name: b for b in chosen}
+    return Plan(tuple(units), missing, named, subject.weights, chosen_questions, tree)
 
 
 def units_of(

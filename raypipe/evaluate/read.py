@@ -17,6 +17,8 @@ from raypipe.evaluate.plan import Unit
 from raypipe.evaluate.prepared import PreparedFrames
 from raypipe.media.decode import DecodeRequest
 from raypipe.media.sandbox import Sandbox, shared_sandbox
+from raypipe.model.pictures import ready
+from raypipe.model.pixels import Look
 from raypipe.records import (
     MEDIA_SCHEMA,
     THUMBS_SCHEMA,
@@ -46,12 +48,14 @@ class Reader:
         store: the run, which keeps a strip of small pictures for each medium.
         root: the root that media are named below; a folder, or an address.
         prepared: prepare runs whose frames are taken where they hold a medium as it would be decoded.
+        look: how the model takes pictures, which are made ready for it here; None: they stay as stored.
     """
 
     store: Store
     root: str
     limits: DecodeLimits
     prepared: tuple[str, ...] = ()
+    look: Look | None = None
 
     def __call__(self, unit: Unit, attempt: Attempt | None = None) -> dict[str, Medium | Rejection]:
         """Every medium of a unit by its path below the root, or the reason why it cannot be shown."""
@@ -66,7 +70,10 @@ class Reader:
         if unit.asking.control == "repeat_frame":
             media = {p: repeat_one_frame(m) if isinstance(m, Medium) else m for p, m in media.items()}
         self.store.put_new(f"{THUMBS}/{unit.id}.arrow", thumbs_of(media, len(held)))
-        return media
+        if self.look is None:
+            return media
+        look = replace(self.look, aspect=unit.asking.aspect)
+        return {p: made_ready(m, look) if isinstance(m, Medium) else m for p, m in media.items()}
 
     def _held(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
         """The media that prepare runs hold."""
@@ -150,6 +157,14 @@ def repeat_one_frame(medium: Medium) -> Medium:
         pts_s=(medium.pts_s[chosen],) * count,
         frame_index=(medium.frame_index[chosen],) * count,
     )
+
+
+def made_ready(medium: Medium, look: Look) -> Medium:
+    """A medium with its frames as the model takes them; one with a damaged frame is left to the engine."""
+    try:
+        return replace(medium, frames=ready(look, medium.frames, medium.kind))
+    except (OSError, ValueError):
+        return medium
 
 
 def thumbs_of(media: Mapping[str, Medium | Rejection], prepared: int = 0) -> bytes:

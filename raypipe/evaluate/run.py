@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.evaluate.attempts import forget
 from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, media_of, predictions_in
+from raypipe.evaluate.engines import look_of
 from raypipe.evaluate.judging import Judging
 from raypipe.evaluate.plan import Plan, Unit, located, make_plan
 from raypipe.evaluate.progress import Tally
@@ -54,14 +55,14 @@ def evaluate(
     tell = progress or (lambda _: None)
 
     def judged_so_far(done: int, total: int) -> None:
-        tally.judged, tally.to_judge = done, total
+        tally.judged, tally.to_judge, tally.cost_usd = done, total, judging.spent_usd
         tell(tally)
 
     with contextlib.ExitStack() as stack:
         judging = stack.enter_context(
             Judging(
                 Store(settings.out),
-                plan.rubrics,
+                plan.benchmarks,
                 settings.judge,
                 use_ray=execute is None,
                 progress=judged_so_far,
@@ -71,10 +72,9 @@ def evaluate(
         lease = stack.enter_context(Lease.take(run.store))
         held = held_units(run, plan)
         tally.holds(held)
-        if settings.judge is not None:
-            for unit in plan.units:
-                if unit.id in held and plan.rubrics[unit.benchmark]:
-                    judging.add(predictions_of(ledger_of(run).segment(unit.id)))
+        for unit in plan.units:
+            if unit.id in held and judging.wants(unit.benchmark):
+                judging.add(predictions_of(ledger_of(run).segment(unit.id)))
         for done in _carry_out(settings, plan, held, execute):
             judging.add(done.predictions)
             tally.add(done)
@@ -116,8 +116,11 @@ def judge_again(
     body = run.settings
     splits = body["settings"].get("splits", {})
     predictions = predictions_in(run)
-    rubrics = _rubrics({p.benchmark for p in predictions}, splits)
-    with Judging(run.store, rubrics, settings, progress=progress) as judging:
+    asked = {name: benchmarks.load(name, splits.get(name)) for name in {p.benchmark for p in predictions}}
+    with (
+        Lease.take(run.store),
+        Judging(run.store, asked, settings, progress=progress, at_once=False) as judging,
+    ):
         judging.add(predictions)
         verdicts = judging.finish()
     body["settings"]["judge"] = settings.model_dump(mode="json")
@@ -146,8 +149,5 @@ def _carry_out(
         from raypipe.evaluate.on_ray import on_ray
 
         execute = on_ray
-    yield from execute(todo, Work(settings, plan.tree.media, plan.certified, plan.weights))
-
-
-def _rubrics(names: Iterable[str], splits: Mapping[str, str]) -> dict[str, benchmarks.Asks | None]:
-    return {name: benchmarks.load(name, splits.get(name)).rubric for name in names}
+    work = Work(settings, plan.tree.media, plan.certified, plan.weights, look_of(settings))
+    yield from execute(todo, work)

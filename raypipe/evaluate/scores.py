@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from raypipe import benchmark as benchmarks
 from raypipe.errors import BudgetError
 from raypipe.evaluate.certificate import Certificate
+from raypipe.grading.judging import outcome_with
 from raypipe.records import Outcome, Prediction, Verdict
 from raypipe.store.run import Run
 
@@ -20,7 +22,7 @@ SCORES = "scores.json"
 
 def summarise(
     predictions: Sequence[Prediction],
-    verdicts: Mapping[str, Verdict],
+    verdicts: Mapping[str, Sequence[Verdict]],
     missing: Mapping[str, str],
     *,
     judged: bool,
@@ -60,6 +62,7 @@ def summarise(
             "answers_only": answers_only,
             **({"split": benchmark.split} if benchmark.split else {}),
             "outcomes": _outcomes(items, verdicts),
+            **({"flagged": _flagged(items, verdicts)} if judged and benchmark.rubric is not None else {}),
         }
     certified = {"certificate": certificate.row()} if certificate else {}
     return {"benchmarks": scores, "coverage": coverage, "missing_benchmarks": dict(missing), **certified}
@@ -88,15 +91,16 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _graded(
-    benchmark: benchmarks.Benchmark, prediction: Prediction, verdicts: Mapping[str, Verdict]
+    benchmark: benchmarks.Benchmark, prediction: Prediction, verdicts: Mapping[str, Sequence[Verdict]]
 ) -> benchmarks.Graded:
     return benchmarks.grade_answer(benchmark, prediction, verdicts.get(prediction.question_id))
 
 
-def _outcomes(items: Sequence[Prediction], verdicts: Mapping[str, Verdict]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for prediction in items:
-        verdict = verdicts.get(prediction.question_id)
-        outcome = verdict.outcome if verdict and verdict.outcome is not Outcome.OK else prediction.outcome
-        counts[str(outcome)] = counts.get(str(outcome), 0) + 1
-    return counts
+def _outcomes(items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, int]:
+    ended = (str(outcome_with(p, verdicts.get(p.question_id, ()))) for p in items)
+    return dict(Counter(ended))
+
+
+def _flagged(items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]]) -> int:
+    """Answers with something in them that was aimed at the judge."""
+    return sum(any(v.flags for v in verdicts.get(p.question_id, ())) for p in items)

@@ -49,7 +49,7 @@ class Book:
         self._log, self._settings = log, settings
         self._cases = Cases(rubric_of, rubrics, settings)
         self._own = VerdictIndex([log.ledger])
-        self._known = {v.key: v for v in known if v.outcome is Outcome.OK}
+        self._known = {v.key: v for v in (*known, *log.held) if v.outcome is Outcome.OK}
         self._cache = cache
         self._entries: dict[str, Entry] = {}
         self._order: list[tuple[str, str]] = []  # key and question id, as added
@@ -115,10 +115,10 @@ class Book:
         """The verdicts of this start that were asked for."""
         return self._paid
 
-    def write_view(self) -> None:
-        """Writes down which verdicts count, where there are any."""
-        if self._order:
-            data = encode(to_table(self.verdicts(), VERDICT_SCHEMA), batch=4096)
+    def write_view(self, verdicts: Sequence[Verdict]) -> None:
+        """Writes down which verdicts count; until then those of the judging before it do."""
+        if verdicts:
+            data = encode(to_table(verdicts, VERDICT_SCHEMA), batch=4096)
             self._log.store.replace(VIEW, data)
 
     def _take_over(self, new: Mapping[str, Entry]) -> list[Verdict]:

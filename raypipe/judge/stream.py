@@ -78,6 +78,7 @@ class JudgeStream:
         self._book = Book(self._log, rubric_of, rubrics, settings, known, self._cache)
         self._lock = threading.RLock()  # the book is used by the caller's thread and by the loop's
         self._asking: _Asking | None = None
+        self._governor: Governor | None = None
         self._fault: ServiceError | None = None
         self._closed = False
         if at_once:
@@ -93,6 +94,11 @@ class JudgeStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def spent_usd(self) -> float:
+        """What all starts of the run have paid so far, at most."""
+        return self._governor.spent_usd if self._governor else 0.0
+
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Hands over answers; at most one per question and model under test.
 
@@ -101,11 +107,15 @@ class JudgeStream:
         Raises:
             RequestError: no such rubric, or, without ``at_once``, what the constructor would say.
         """
+        if self._fault:
+            return
         try:
             with self._lock:
                 todo = self._book.add(predictions)
         except ServiceError as fault:
-            self._fault = self._fault or fault
+            self._fault = fault
+            if self._asking is not None:
+                self._asking.stop(fault)
             return
         if todo and self._asking is None:
             self._start()
@@ -129,9 +139,11 @@ class JudgeStream:
                 self._asking.wait()
             if self._fault:
                 raise self._fault
-            return self._book.verdicts()
+            verdicts = self._book.verdicts()
         finally:
             self.close()
+        self._book.write_view(verdicts)
+        return verdicts
 
     def close(self) -> None:
         """Ends at once: what is being asked is given up, what was judged is committed."""
@@ -145,7 +157,6 @@ class JudgeStream:
             self._log.close()
             if self._cache:
                 self._cache.add(self._book.paid())
-            self._book.write_view()
 
     def _start(self) -> None:
         limits = Limits(
@@ -154,7 +165,7 @@ class JudgeStream:
             self._settings.tokens_per_minute,
             self._settings.max_usd,
         )
-        governor = Governor(limits, self._log.spent_usd())
+        governor = self._governor = Governor(limits, self._log.spent_usd())
         before = governor.spent_usd
         self._asking = _Asking(
             _sender(self._settings, self._use_ray),
@@ -226,6 +237,10 @@ class _Asking:
     def put(self, entries: Sequence[Entry]) -> None:
         """Queues cases; returns at once."""
         self._loop.call_soon_threadsafe(self._put, list(entries))
+
+    def stop(self, why: RaypipeError) -> None:
+        """Sends nothing any more; returns at once."""
+        self._loop.call_soon_threadsafe(self._gate.stop, why)
 
     def wait(self) -> None:
         """Waits until nothing is queued or under way.

@@ -32,6 +32,7 @@ from raypipe.store.run import MANIFEST, QUARANTINE, Run
 from raypipe.store.shards import Shard
 
 METRICS = "metrics"
+JUDGED = "judged.arrow"
 EXAMPLES_PER_REASON = 3
 
 
@@ -55,16 +56,20 @@ class EvaluationRun:
     """An evaluate run: its predictions by benchmark and the verdicts on them.
 
     A benchmark is named as ``asked_name`` names it, so that two question sets of one never meet.
-    ``verdicts`` holds at most one verdict per (benchmark, question id), all by the run's own judge.
+    ``verdicts`` holds by (benchmark, question id) one verdict for each rubric, all by the run's own judge.
     """
 
     header: RunHeader
     predictions: dict[str, list[Prediction]]
-    verdicts: dict[tuple[str, str], Verdict]
+    verdicts: dict[tuple[str, str], list[Verdict]]
 
     @property
     def label(self) -> str:
         return self.header.label
+
+    def all_verdicts(self) -> Iterator[Verdict]:
+        for verdicts in self.verdicts.values():
+            yield from verdicts
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,7 @@ def read_evaluation(label: str, path: str) -> EvaluationRun:
         if name not in seen:
             seen.add(name)
             by_benchmark.setdefault(prediction.benchmark, []).append(prediction)
-    verdicts = verdicts_of(Ledger(run.store, "verdicts", VERDICT_SCHEMA).rows())
-    chosen = _own_verdicts(verdicts, header)
+    chosen = _own_verdicts(_verdicts(run.store), header)
     splits = header.settings.get("splits", {})
     asked = {asked_name(name, splits): by_benchmark[name] for name in sorted(by_benchmark)}
     return EvaluationRun(header, asked, chosen)
@@ -187,7 +191,7 @@ def judge_of(run: EvaluationRun, benchmark: str | None = None) -> dict[str, Any]
     Returns:
         ``name`` is empty when nothing was judged and the settings name no judge.
     """
-    verdicts = [v for v in run.verdicts.values() if benchmark in (None, v.benchmark)]
+    verdicts = [v for v in run.all_verdicts() if benchmark in (None, v.benchmark)]
     names = sorted({v.judge for v in verdicts}) or [(run.header.settings.get("judge") or {}).get("name", "")]
     models = sorted({v.judge_model for v in verdicts if v.judge_model})
     return {"name": ", ".join(names), "models": models}
@@ -211,10 +215,17 @@ def _header(label: str, run: Run) -> RunHeader:
     )
 
 
-def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str, str], Verdict]:
-    """One verdict per question, by the run's own judge: a score never mixes judges.
+def _verdicts(store: Store) -> list[Verdict]:
+    """The verdicts on these very answers; of a run that an older raypipe judged all that it has."""
+    if store.exists(JUDGED):
+        return verdicts_of(Shard(store, JUDGED, VERDICT_SCHEMA).table().to_pylist())
+    return verdicts_of(Ledger(store, "verdicts", VERDICT_SCHEMA).rows())
 
-    Of several verdicts on one question the last readable one counts, else the last.
+
+def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str, str], list[Verdict]]:
+    """One verdict per question and rubric, by the run's own judge: a score never mixes judges.
+
+    Of several verdicts on the same the last readable one counts, else the last.
     """
     names = {v.judge for v in verdicts}
     own = (header.settings.get("judge") or {}).get("name")
@@ -225,13 +236,16 @@ def _own_verdicts(verdicts: list[Verdict], header: RunHeader) -> dict[tuple[str,
                 "judge it again with one judge, or report one run a judge",
             )
         verdicts = [v for v in verdicts if v.judge == own]
-    chosen: dict[tuple[str, str], Verdict] = {}
+    chosen: dict[tuple[str, str, str], Verdict] = {}
     for verdict in verdicts:
-        key = (verdict.benchmark, verdict.question_id)
+        key = (verdict.benchmark, verdict.question_id, verdict.rubric.partition("@")[0])
         before = chosen.get(key)
         if before is None or verdict.outcome == Outcome.OK or before.outcome != Outcome.OK:
             chosen[key] = verdict
-    return chosen
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for (benchmark, question_id, _), verdict in chosen.items():
+        found.setdefault((benchmark, question_id), []).append(verdict)
+    return found
 
 
 def _json_lines(store: Store, name: str) -> Iterator[dict[str, Any] | None]:

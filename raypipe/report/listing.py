@@ -83,6 +83,8 @@ def evaluation_text(result: Mapping[str, Any], out: str) -> str:
             if s["low"] is not None and s["high"] is not None:
                 value += f" [{s['low']:.2f}, {s['high']:.2f}]"
             lines.append(f"{head} {s['metric']:<24} {value:<26} {counted}")
+        if coverage.get("flagged"):
+            lines.append(f"{head} {count(coverage['flagged'])} answers flagged: they speak to the judge")
     lines += [f"{name:<16} not run, no data: {path}" for name, path in result["missing_benchmarks"].items()]
     if "media" in result:
         media = result["media"]

@@ -20,12 +20,12 @@ from raypipe.report.samples import sample_cap, sample_entries, worth_of
 
 
 def graded_of(run: EvaluationRun, asked: str) -> dict[str, Graded]:
-    """Every answer of a run to one benchmark, graded: by rule, by the judge's verdict, or not at all."""
+    """Every answer of a run to one benchmark, graded: by rule, by the judge's verdicts, or not at all."""
     benchmark = benchmark_asked(asked)
     out: dict[str, Graded] = {}
     for prediction in run.predictions.get(asked, []):
-        verdict = run.verdicts.get((benchmark.name, prediction.question_id))
-        out[prediction.question_id] = grade_answer(benchmark, prediction, verdict)
+        verdicts = run.verdicts.get((benchmark.name, prediction.question_id))
+        out[prediction.question_id] = grade_answer(benchmark, prediction, verdicts)
     return out
 
 

@@ -156,8 +156,8 @@ def shorten(text: str, limit: int = TEXT_CHARACTERS) -> str:
 
 def _answer(run: EvaluationRun, prediction: Prediction | None, graded: Graded | None) -> dict[str, Any]:
     if prediction is None:
-        return {"label": run.label, "mark": "missing", "outcome": "not_asked", "text": "", "verdict": None}
-    verdict = run.verdicts.get((prediction.benchmark, prediction.question_id))
+        return {"label": run.label, "mark": "missing", "outcome": "not_asked", "text": "", "verdicts": []}
+    verdicts = run.verdicts.get((prediction.benchmark, prediction.question_id), [])
     outcome = str(graded.outcome) if graded is not None else str(prediction.outcome)
     return {
         "label": run.label,
@@ -168,7 +168,7 @@ def _answer(run: EvaluationRun, prediction: Prediction | None, graded: Graded | 
         "text": shorten(prediction.text),
         "detail": shorten(prediction.detail),
         "parsed": "" if graded is None else shorten(graded.parsed),
-        "verdict": None if verdict is None else _verdict(verdict),
+        "verdicts": [_verdict(v) for v in verdicts],
     }
 
 
@@ -176,6 +176,8 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         "judge": verdict.judge,
         "judge_model": verdict.judge_model,
+        "rubric": verdict.rubric.partition("@")[0],
+        "flags": list(verdict.flags),
         "outcome": str(verdict.outcome),
         "correct": verdict.correct,
         "score": verdict.score,

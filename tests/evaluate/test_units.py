@@ -139,7 +139,7 @@ class Cutting(Teller):
 
 def test_a_cut_is_kept_and_the_unit_begins_with_it_again(root, tiny_folder, tmp_path, monkeypatch):
     engine = Cutting()
-    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda _: engine)
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *_: engine)
     settings = settings_of(root, tiny_folder, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         evaluate(settings, execute=in_process)
@@ -254,7 +254,7 @@ def in_process_with(answerer, units, work):
 
 def test_hooked_work_makes_what_unhooked_makes(root, tiny_folder, tmp_path, monkeypatch):
     """So that the fault tests speak of the real thing."""
-    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda _: Teller())
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *_: Teller())
     settings = settings_of(root, tiny_folder, tmp_path / "run")
     evaluate(settings, execute=in_process)
     made, scores = made_by(tmp_path / "run"), scores_of(tmp_path / "run")
@@ -265,7 +265,7 @@ def test_hooked_work_makes_what_unhooked_makes(root, tiny_folder, tmp_path, monk
 
 
 def test_two_drivers_do_not_meet(root, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda _: Teller())
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *_: Teller())
     settings = settings_of(root, tiny_folder, tmp_path / "run")
 
     def second(units, work):
@@ -279,7 +279,7 @@ def test_two_drivers_do_not_meet(root, tiny_folder, tmp_path, monkeypatch):
 def test_a_missing_key_is_refused_before_any_model_is_loaded(root, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.delenv("RAYPIPE_NO_SUCH_KEY", raising=False)
     loaded = []
-    monkeypatch.setattr("raypipe.evaluate.work.open_engine", loaded.append)
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *a: loaded.append(a))
     judge = {"base_url": "https://judge.example/v1", "key_env": "RAYPIPE_NO_SUCH_KEY"}
     with pytest.raises(RequestError, match="RAYPIPE_NO_SUCH_KEY"):
         evaluate(settings_of(root, tiny_folder, tmp_path / "run", judge=judge), execute=in_process)
@@ -306,7 +306,7 @@ def test_the_certificate_lists_what_differs(root, tiny_folder, tmp_path, monkeyp
                 return Alone(Reply("", 0, "no room"), ())
             return super().alone(shown, prompt, way)
 
-    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda _: Rounding())
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *_: Rounding())
     settings = settings_of(root, tiny_folder, tmp_path / "run", certificate=35)
     summary = evaluate(settings, execute=in_process)
     found = summary["certificate"]
@@ -328,7 +328,7 @@ def test_the_certificate_lists_what_differs(root, tiny_folder, tmp_path, monkeyp
 
 
 def test_without_a_certificate_nothing_is_asked_again(root, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda _: Teller())
+    monkeypatch.setattr("raypipe.evaluate.work.open_engine", lambda *_: Teller())
     monkeypatch.setattr(Teller, "alone", None)
     settings = settings_of(root, tiny_folder, tmp_path / "run", certificate=0)
     assert "certificate" not in evaluate(settings, execute=in_process)

@@ -50,7 +50,8 @@ def test_scores_are_those_of_the_benchmark(whole: dict) -> None:
             if benchmark.rubric is None:
                 graded = [grade(benchmark, p, p.text) for p in rows]
             else:
-                graded = [graded_from_verdict(p, run.verdicts.get((name, p.question_id))) for p in rows]
+                found = [run.verdicts.get((name, p.question_id), [None])[0] for p in rows]
+                graded = [graded_from_verdict(p, v) for p, v in zip(rows, found, strict=True)]
             for score in scores(benchmark, graded):
                 metric = next(m for m in by_name(whole, name)["metrics"] if m["metric"] == score.metric)
                 shown = metric["scores"][evaluation["label"]]
@@ -130,7 +131,7 @@ def test_a_later_readable_verdict_replaces_a_failed_one(tmp_path: Path) -> None:
         runs.verdict(made[1], False),
     ]
     run = read_evaluation("m", runs.evaluate_run(tmp_path / "r", made, verdicts))
-    assert [run.verdicts[("msvd_qa", p.question_id)].correct for p in made] == [True, False]
+    assert [run.verdicts[("msvd_qa", p.question_id)][0].correct for p in made] == [True, False]
 
 
 def test_the_matcher_is_never_called_gpt(tmp_path: Path) -> None:

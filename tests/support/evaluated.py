@@ -152,6 +152,7 @@ class Hooked(Work):
             self.store,
             self.root,
             self.settings.limits,
+            look=self.look,
             folder=self.folder,
             harmful=self.harmful,
             deadly=self.deadly_to_read,
@@ -178,7 +179,7 @@ def hooked(folder: Path, run: Any = on_ray, **more: Any) -> Callable[..., Iterab
     """The executor: units that leave marks in a folder."""
 
     def execute(units: Sequence[Unit], work: Work) -> Iterable[Done]:
-        return run(units, Hooked(work.settings, work.root, work.certified, str(folder), **more))
+        return run(units, Hooked(**vars(work), folder=str(folder), **more))
 
     return execute
 

@@ -20,7 +20,8 @@ from raypipe.store.process import Process
 
 ALL = os.environ.get("RAYPIPE_ALL_FAULTS") == "1"  # every point instead of a seeded choice
 SEED = int(os.environ.get("RAYPIPE_FAULT_SEED", "20260101"))
-OPERATIONS = ("mkdir", "open", "write", "fsync", "link", "replace", "unlink")  # what changes files
+# What changes files.
+OPERATIONS = ("mkdir", "open", "write", "fsync", "fdatasync", "link", "replace", "unlink")
 REFUSED = 5
 
 
@@ -98,6 +99,10 @@ class _Disk:
         self.step("fsync", path)
         self.dirty.pop(os.fstat(file).st_ino, None)
         self.undo = [(folder, undo) for folder, undo in self.undo if folder != path]
+
+    def _fdatasync(self, file):
+        self.step("fdatasync", self.paths.get(file, ""))
+        self.dirty.pop(os.fstat(file).st_ino, None)
 
     def _link(self, source, target):
         self.step("link", str(target))

@@ -19,7 +19,7 @@ real = on_ray.on_ray
 
 def slowly(units: Sequence[Unit], work: Work) -> Iterator[Done]:
     marks, seconds = sys.argv[1:3]
-    return real(units, Hooked(work.settings, work.root, work.certified, marks, slow_s=float(seconds)))
+    return real(units, Hooked(**vars(work), folder=marks, slow_s=float(seconds)))
 
 
 if __name__ == "__main__":
