@@ -14,6 +14,7 @@ from raypipe.settings import EvaluateSettings
 if TYPE_CHECKING:
     from raypipe.evaluate.served import ServedCard
     from raypipe.model.cards import Card
+    from raypipe.model.pixels import Look
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ def glance_at(settings: EvaluateSettings) -> Subject:
     from raypipe.model.describe import model_card
 
     return Subject("", model_card(settings.model, settings.model_base))
+
+
+def look_of(settings: EvaluateSettings) -> Look | None:
+    """How the model is shown frames, where they can be made ready for it by those who read them.
+
+    None: a served model takes pictures, and the recipe ``reference`` needs torch.
+    """
+    if settings.served is not None:
+        return None
+    from raypipe.model.describe import model_look
+
+    look = model_look(settings.model, settings.model_base)
+    return look if look.recipe == "antialias" else None
 
 
 def open_engine(settings: EvaluateSettings, weights: str = "") -> Engine:

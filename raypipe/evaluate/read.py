@@ -17,6 +17,8 @@ from raypipe.evaluate.plan import Unit
 from raypipe.evaluate.prepared import PreparedFrames
 from raypipe.media.decode import DecodeRequest
 from raypipe.media.sandbox import Sandbox, shared_sandbox
+from raypipe.model.pictures import ready
+from raypipe.model.pixels import Look
 from raypipe.records import (
     MEDIA_SCHEMA,
     THUMBS_SCHEMA,
@@ -46,12 +48,14 @@ class Reader:
         store: the run, which keeps a strip of small pictures for each medium.
         root: the root that media are named below; a folder, or an address.
         prepared: prepare runs whose frames are taken where they hold a medium as it would be decoded.
+        look: how frames are scaled for the model, here and not where it is; None: they stay pictures.
     """
 
     store: Store
     root: str
     limits: DecodeLimits
     prepared: tuple[str, ...] = ()
+    look: Look | None = None
 
     def __call__(self, unit: Unit, attempt: Attempt | None = None) -> dict[str, Medium | Rejection]:
         """Every medium of a unit by its path below the root, or the reason why it cannot be shown."""
@@ -66,7 +70,10 @@ class Reader:
         if unit.asking.control == "repeat_frame":
             media = {p: repeat_one_frame(m) if isinstance(m, Medium) else m for p, m in media.items()}
         self.store.put_new(f"{THUMBS}/{unit.id}.arrow", thumbs_of(media, len(held)))
-        return media
+        if self.look is None:
+            return media
+        look = replace(self.look, aspect=unit.asking.aspect)
+        return {p: _scaled(m, look) if isinstance(m, Medium) else m for p, m in media.items()}
 
     def _held(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
         """The media that prepare runs hold."""
@@ -119,6 +126,13 @@ def request_of(medium: MediumRef, unit: Unit, root: str, limits: DecodeLimits) -
         rendition=unit.asking.rendition,
         max_pixels=limits.max_pixels,
     )
+
+
+def _scaled(medium: Medium, look: Look) -> Medium:
+    try:
+        return replace(medium, frames=ready(look, medium.frames, medium.kind))
+    except (OSError, ValueError):
+        return medium  # no picture: the engine says so, and its questions fail
 
 
 def pack_media(media: Mapping[str, Medium | Rejection]) -> dict[str, Any]:

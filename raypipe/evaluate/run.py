@@ -148,4 +148,4 @@ def _carry_out(
         from raypipe.evaluate.on_ray import on_ray
 
         execute = on_ray
-    yield from execute(todo, Work(settings, plan.tree.media, plan.certified, plan.weights))
+    yield from execute(todo, Work(settings, plan.tree.media, plan.certified, plan.weights, plan.look))

@@ -13,6 +13,7 @@ from raypipe.evaluate.engine import UNCUT, Engine, Reply, Shown, Split, Way
 from raypipe.evaluate.engines import open_engine
 from raypipe.evaluate.plan import Group, Unit, kind_of
 from raypipe.evaluate.read import Reader
+from raypipe.model.pixels import Look
 from raypipe.records import (
     PREDICTION_SCHEMA,
     Medium,
@@ -40,13 +41,15 @@ class Work:
     root: str  # of the media
     certified: frozenset[str] = frozenset()
     weights: str = ""  # the name of what answers
+    look: Look | None = None  # how frames are made ready for it
 
     @property
     def store(self) -> Store:
         return Store(self.settings.out)
 
     def reader(self) -> Reader:
-        return Reader(self.store, self.root, self.settings.limits, tuple(self.settings.prepared))
+        limits, prepared = self.settings.limits, tuple(self.settings.prepared)
+        return Reader(self.store, self.root, limits, prepared, self.look)
 
     def answerer(self) -> Answerer:
         """Loads the model."""
