@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bench import overlap, prefixes
+from bench import judging, overlap, prefixes
 from bench.command import Figures, arguments, measure
 
 FIGURES: Figures = {
     "prefix": prefixes.prefix,
     "overhead": prefixes.overhead,
     "overlap": overlap.overlap,
+    "judging": judging.figures,
 }
 
 

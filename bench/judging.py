@@ -33,8 +33,8 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 NO_KEY = "RAYPIPE_BENCH_NO_KEY"
 
 
-def figures() -> Iterator[Figure]:
-    """All of them."""
+def figures(pairs: int = 1) -> Iterator[Figure]:
+    """All of them; each compares with what is known beforehand, so nothing is paired."""
     yield throughput()
     yield growth()
 

@@ -275,10 +275,10 @@ def grade(benchmark: Benchmark, item: Question | Prediction, text: str) -> Grade
 
 
 def grade_answer(
-    benchmark: Benchmark, prediction: Prediction, verdicts: Verdict | Sequence[Verdict] | None = None
+    benchmark: Benchmark, prediction: Prediction, verdicts: Sequence[Verdict] | None = None
 ) -> Graded:
     """What an answer is worth: by the rule, by the judge's verdicts, or not known where there is neither."""
-    found = [verdicts] if isinstance(verdicts, Verdict) else list(verdicts or ())
+    found = verdicts or ()
     if benchmark.rule is None and benchmark.rubric is None:
         return ungraded(prediction, prediction.outcome)
     if benchmark.rule is None or (found and wants_judge(benchmark, prediction)):

@@ -167,7 +167,7 @@ class EvalMirror:
         made: set[Path] = set()
         for name, state in new.items():
             file = self.path / name
-            if old.get(name) != state or not os.path.lexists(file):
+            if old.get(name) != state or not _has_size(file, state.size):
                 self._stand_in(file, state, made)
         if old != new:
             with refusals(record):
@@ -255,6 +255,14 @@ def _no_path() -> Iterator[None]:
         raise
     except ValueError as fault:  # half a character
         raise _NoPath from fault
+
+
+def _has_size(file: Path, size: int) -> bool:
+    try:
+        found = os.lstat(file)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
 def _is_name(name: str) -> bool:

@@ -49,11 +49,25 @@ def words_of(text: str) -> list[str]:
 
 def matches(reference: str, answer: str) -> bool:
     """Whether the answer is the reference, or has it as a phrase among at most ``MORE_WORDS`` others."""
-    wanted, given = words_of(reference), words_of(answer)
-    if not wanted or len(given) > len(wanted) + MORE_WORDS:
-        return False
+    return len(words_of(answer)) <= len(words_of(reference)) + MORE_WORDS and holds(answer, reference)
+
+
+def holds(answer: str, phrase: str) -> bool:
+    """Whether the words of the phrase stand in the answer, one after another."""
+    wanted, given = words_of(phrase), words_of(answer)
     starts = range(len(given) - len(wanted) + 1)
-    return any(given[start : start + len(wanted)] == wanted for start in starts)
+    return bool(wanted) and any(given[start : start + len(wanted)] == wanted for start in starts)
+
+
+def share(reference: str, answer: str) -> float:
+    """The share, in tenths, of a reference's elements that an answer holds.
+
+    >>> share("a cat <AND> 7 <OR> seven", "seven dogs")
+    0.5
+    """
+    elements = [element.split("<OR>") for element in reference.split("<AND>")]
+    held = sum(any(holds(answer, phrase) for phrase in phrases) for phrases in elements)
+    return round(held / len(elements), 1)
 
 
 class MatchingJudge:
@@ -178,10 +192,10 @@ def _decision(rubric: str, shown: dict[str, str]) -> dict[str, Any]:
         options = re.findall(r"(?m)^([A-H])\. (.+)$", shown["question"])
         meant = [letter for letter, option in options if matches(option, shown["predicted_answer"])]
         return {"choice": meant[0] if len(meant) == 1 else "none"}
+    if rubric == "mm_vet":
+        return {"score": share(shown["correct_answer"], shown["predicted_answer"])}
     answers = [text for name, text in shown.items() if name.startswith("predicted_answer")]
     correct = all(matches(shown["correct_answer"], answer) for answer in answers)
-    if rubric == "mm_vet":
-        return {"score": 1.0 if correct else 0.0}
     score = {"score": 5 if correct else 0}
     return score if rubric.startswith("video_chatgpt") else {"verdict": "yes" if correct else "no", **score}
 

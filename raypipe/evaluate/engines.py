@@ -59,16 +59,16 @@ def glance_at(settings: EvaluateSettings) -> Subject:
 
 
 def look_of(settings: EvaluateSettings) -> Look | None:
-    """How the model is shown frames, where they can be made ready for it by those who read them.
+    """How the model takes pictures; None: its engine takes them as they are stored.
 
-    None: a served model takes pictures, and the recipe ``reference`` needs torch.
+    Raises:
+        RequestError: there is no such model.
     """
     if settings.served is not None:
         return None
     from raypipe.model.describe import model_look
 
-    look = model_look(settings.model, settings.model_base)
-    return look if look.recipe == "antialias" else None
+    return model_look(settings.model, settings.model_base)
 
 
 def open_engine(settings: EvaluateSettings, weights: str = "") -> Engine:

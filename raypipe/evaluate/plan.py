@@ -17,10 +17,9 @@ from pydantic import TypeAdapter
 
 from raypipe import benchmark as benchmarks
 from raypipe.errors import RequestError
-from raypipe.evaluate.engines import Subject, look_of, subject_of
+from raypipe.evaluate.engines import Subject, subject_of
 from raypipe.evaluate.prepared import check_prepared
 from raypipe.evaluate.tree import Tree, open_tree
-from raypipe.model.pixels import Look
 from raypipe.records import MediumKind, MediumRef, Question, fingerprint
 from raypipe.settings import EvaluateSettings, Rendition, Sampling, local
 
@@ -92,7 +91,6 @@ class Plan:
         missing: benchmarks without data, with the file that is not there.
         benchmarks: those that are asked, by name.
         certified: the questions to be asked once more, one at a time.
-        look: how frames are made ready for the model; None: it takes them as they are stored.
     """
 
     units: tuple[Unit, ...]
@@ -101,7 +99,6 @@ class Plan:
     weights: str
     certified: frozenset[str]
     tree: Tree
-    look: Look | None = None
 
 
 def located(settings: EvaluateSettings) -> EvaluateSettings:
@@ -141,7 +138,7 @@ def _plan_of(settings: EvaluateSettings, tree: Tree) -> Plan:
         units += units_of(benchmark, settings, subject, tree)
     chosen_questions = frozenset(_sample(units, settings.certificate))
     named = {b.name: b for b in chosen}
-    return Plan(tuple(units), missing, named, subject.weights, chosen_questions, tree, look_of(settings))
+    return Plan(tuple(units), missing, named, subject.weights, chosen_questions, tree)
 
 
 def units_of(

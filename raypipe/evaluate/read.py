@@ -48,7 +48,7 @@ class Reader:
         store: the run, which keeps a strip of small pictures for each medium.
         root: the root that media are named below; a folder, or an address.
         prepared: prepare runs whose frames are taken where they hold a medium as it would be decoded.
-        look: how frames are scaled for the model, here and not where it is; None: they stay pictures.
+        look: how the model takes pictures, which are made ready for it here; None: they stay as stored.
     """
 
     store: Store
@@ -73,7 +73,7 @@ class Reader:
         if self.look is None:
             return media
         look = replace(self.look, aspect=unit.asking.aspect)
-        return {p: _scaled(m, look) if isinstance(m, Medium) else m for p, m in media.items()}
+        return {p: made_ready(m, look) if isinstance(m, Medium) else m for p, m in media.items()}
 
     def _held(self, requests: Sequence[DecodeRequest]) -> dict[str, Medium | Rejection]:
         """The media that prepare runs hold."""
@@ -128,13 +128,6 @@ def request_of(medium: MediumRef, unit: Unit, root: str, limits: DecodeLimits) -
     )
 
 
-def _scaled(medium: Medium, look: Look) -> Medium:
-    try:
-        return replace(medium, frames=ready(look, medium.frames, medium.kind))
-    except (OSError, ValueError):
-        return medium  # no picture: the engine says so, and its questions fail
-
-
 def pack_media(media: Mapping[str, Medium | Rejection]) -> dict[str, Any]:
     """Media as plain columns: an Arrow file of the good ones, JSON of the rest."""
     good = [m for m in media.values() if isinstance(m, Medium)]
@@ -164,6 +157,14 @@ def repeat_one_frame(medium: Medium) -> Medium:
         pts_s=(medium.pts_s[chosen],) * count,
         frame_index=(medium.frame_index[chosen],) * count,
     )
+
+
+def made_ready(medium: Medium, look: Look) -> Medium:
+    """A medium with its frames as the model takes them; one with a damaged frame is left to the engine."""
+    try:
+        return replace(medium, frames=ready(look, medium.frames, medium.kind))
+    except (OSError, ValueError):
+        return medium
 
 
 def thumbs_of(media: Mapping[str, Medium | Rejection], prepared: int = 0) -> bytes:

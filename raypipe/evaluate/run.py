@@ -9,6 +9,7 @@ from typing import Any
 from raypipe import benchmark as benchmarks
 from raypipe.evaluate.attempts import forget
 from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, media_of, predictions_in
+from raypipe.evaluate.engines import look_of
 from raypipe.evaluate.judging import Judging
 from raypipe.evaluate.plan import Plan, Unit, located, make_plan
 from raypipe.evaluate.progress import Tally
@@ -144,4 +145,5 @@ def _carry_out(
         from raypipe.evaluate.on_ray import on_ray
 
         execute = on_ray
-    yield from execute(todo, Work(settings, plan.tree.media, plan.certified, plan.weights, plan.look))
+    work = Work(settings, plan.tree.media, plan.certified, plan.weights, look_of(settings))
+    yield from execute(todo, work)

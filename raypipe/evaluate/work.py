@@ -41,15 +41,15 @@ class Work:
     root: str  # of the media
     certified: frozenset[str] = frozenset()
     weights: str = ""  # the name of what answers
-    look: Look | None = None  # how frames are made ready for it
+    look: Look | None = None  # how it takes pictures
 
     @property
     def store(self) -> Store:
         return Store(self.settings.out)
 
     def reader(self) -> Reader:
-        limits, prepared = self.settings.limits, tuple(self.settings.prepared)
-        return Reader(self.store, self.root, limits, prepared, self.look)
+        prepared = tuple(self.settings.prepared)
+        return Reader(self.store, self.root, self.settings.limits, prepared, self.look)
 
     def answerer(self) -> Answerer:
         """Loads the model."""

@@ -29,13 +29,15 @@ _MARK = r"(?:verdicts?|scores?|grades?|ratings?|marks?|full points|points)"
 _ANSWER = r"(?:this|the|my|above|predicted|given|following)\s+(?:answer|response|prediction|reply|output)"
 _KEY = r"(?:verdict|score|pred|prediction|grade|rating|marks?|mark_[12]|correct|choice|code|nonce|reason)"
 
+# Runs have an end: what repeats without one takes time that grows faster than a monotonous answer.
 _PATTERNS: dict[str, tuple[str, ...]] = {
     "verdict": (
         rf"[\"'`]{_KEY}[\"'`]\s*(?::|=)",
-        rf"(?:^|\n)\W*(?:final\s+)?{_MARK}\s*(?::|=|\bis\b)[\"'`*\s]*(?:yes|no|correct|\d|full|perfect)",
+        rf"(?:^|\n)\W{{0,12}}(?:final\s+)?{_MARK}\s*(?::|=|\bis\b)[\"'`*\s]*(?:yes|no|correct|\d|full|perfect)",
         r"\b(?:verdict|pred)\s*(?::|=|\bis\b)\s*[\"'`*]*(?:yes|no|correct|true)\b",
-        r"^\W*(?:yes|correct|match)\W+(?:score\W*)?\d(?:\.\d)?(?:\s*(?:/|out of)\s*\d+)?\W*$",
-        r"^\W*\d+(?:\.\d)?(?:\s*/\s*|\s+out of\s+)(?:5|10)\W*$",
+        r"^\W{0,12}(?:yes|correct|match)\W{1,12}(?:score\W{0,12})?\d(?:\.\d)?"
+        r"(?:\s*(?:/|out of)\s*\d+)?\W{0,12}$",
+        r"^\W{0,12}\d+(?:\.\d)?(?:\s*/\s*|\s+out of\s+)(?:5|10)\W{0,12}$",
         r"<(?:verdict|score|grade|rating|pred)\b[^>]*>",
     ),
     "order": (
@@ -46,9 +48,9 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"(?:instructions?|rules?|prompts?|rubrics?|guidelines?|directions?|criteri\w+|references?"
         r"|correct answer|ground truth|messages?|above|previous|you (?:were|have been) told|said)\b",
         rf"\b(?:dear|attention|note (?:to|for)|messages? (?:to|for)|hey|hi|hello|listen"
-        r"|instructions? (?:to|for))\W+"
+        r"|instructions? (?:to|for))\W{1,12}"
         rf"(?:the\s+|an?\s+|any\s+|all\s+)?{_JUDGE}\b",
-        rf"(?:^|\n|[.!?]\s)\W*{_JUDGE}\s*[,:!]",
+        rf"(?:^|\n|[.!?]\s)\W{{0,12}}{_JUDGE}\s*[,:!]",
         rf"\byou\s+are\s+(?:now\s+|hereby\s+)?(?:an?\s+|the\s+|my\s+)?(?:\w+\s+){{0,3}}{_JUDGE}\b",
         rf"\b(?:as|acting as)\s+(?:an?|the|my)\s+(?:\w+\s+)?{_JUDGE}\b.{{0,40}}"
         r"\b(?:you|must|should|will|give)\b",
@@ -94,14 +96,15 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"<\|[^|<>]{1,40}\|>|\[/?INST\]|<</?SYS>>|</s>|<s>",
         r"</?\s*(?:system|user|assistant|answer|prediction|predicted_answer|judge|instructions?|data|question"
         r"|context|input|response|student)\b[^<>]{0,40}>",
-        r"(?:^|\n)\s*[#*\[(]*\s*(?:system|assistant|user|human|developer|judge|grader|evaluator)\s*[\])*]*\s*:",
+        r"(?:^|\n)[#*\[( \t]{0,12}(?:system|assistant|user|human|developer|judge|grader|evaluator)"
+        r"[\])* \t]{0,12}:",
         r"\b(?:predicted_answer|correct_answer|ground_truth|answer_[12]|predicted_answer_[12])\b",
         r"\[?\bend of (?:the )?(?:assistant|answer|prediction|json|input|data|student|user|response"
         r"|message)\b",
         r"^[^{\"]*[\"']\s*\}",
         r"[\"']\s*,\s*[\"']\w+[\"']\s*:",
         r"```\s*(?:json|python|system)",
-        r"={3,}|-{5,}|#{3,}\s*(?:system|instruction|verdict|response|end|new)",
+        r"={3,}|-{5,}|#{3}[ \t]{0,4}(?:system|instruction|verdict|response|end|new)",
     ),
     "code": (
         r"\b(?:copy|include|repeat|use|reuse|find|read|take|echo|insert|fill in|put|with|add|keep|quote)\b"
@@ -128,7 +131,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _ABOUT_JUDGING = re.compile(
     r"\b(?:scores?|verdicts?|grad(?:e|es|ing)|ratings?|marks?|rubrics?|judg\w+|evaluat\w+|references?|compare|system"
     r"|(?:first|second|other) answer|answer (?:yes|no|with)|always|full)\b"
-    r"|^\W*\d+(?:\W+\d+)*\W*$|^\W*(?:yes|ok)\W*$",
+    r"|^\W{0,12}\d+(?:\W{1,12}\d+)*\W{0,12}$|^\W{0,12}(?:yes|ok)\W{0,12}$",
     re.IGNORECASE,
 )
 _GAP = "\ue000"

@@ -115,10 +115,10 @@ class Book:
         """The verdicts of this start that were asked for."""
         return self._paid
 
-    def write_view(self) -> None:
-        """Writes down which verdicts count, where there are any."""
-        if self._order:
-            data = encode(to_table(self.verdicts(), VERDICT_SCHEMA), batch=4096)
+    def write_view(self, verdicts: Sequence[Verdict]) -> None:
+        """Writes down which verdicts count; until then those of the judging before it do."""
+        if verdicts:
+            data = encode(to_table(verdicts, VERDICT_SCHEMA), batch=4096)
             self._log.store.replace(VIEW, data)
 
     def _take_over(self, new: Mapping[str, Entry]) -> list[Verdict]:

@@ -72,14 +72,19 @@ def estimate(
     todo = _to_ask(cases, settings, run_store)
     prompt = reply = 0
     at_most = 0.0
+    fixed: dict[str, tuple[int, int, int]] = {}  # of a rubric: tokens before and of a reply, bytes of a call
     for case in todo:
-        content, _ = case.rubric.content(case.subjects)
+        rubric = case.rubric
+        if rubric.name not in fixed:
+            always = len(rubric.system.encode()) + len(json.dumps(rubric.schema).encode()) + OVERHEAD_TOKENS
+            fixed[rubric.name] = count(rubric.system) + MESSAGE_TOKENS, count(_typical(rubric)), always
+        before, replied, always = fixed[rubric.name]
+        content, _ = rubric.content(case.subjects)
         said = message(content, "0" * 2 * CODE_BYTES)
         unknown = sum(p.detail == UNKNOWN for p in case.predictions) * answer_tokens
-        prompt += count(case.rubric.system) + count(said) + unknown + MESSAGE_TOKENS
-        reply += count(_typical(case.rubric))
-        most = sum(len(text.encode()) for text in (case.rubric.system, said, json.dumps(case.rubric.schema)))
-        most += OVERHEAD_TOKENS + unknown * int(CHARS_PER_TOKEN)
+        prompt += before + count(said) + unknown
+        reply += replied
+        most = always + len(said.encode()) + unknown * int(CHARS_PER_TOKEN)
         at_most += usd_of(most, settings.max_reply_tokens, settings.price_now())
     usd = usd_of(prompt, reply, settings.price_now())
     return Estimate(len(todo), len(cases) - len(todo), prompt, reply, usd, at_most)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raypipe.records import Outcome, Verdict, verdicts_of
@@ -19,7 +20,7 @@ class VerdictIndex:
 
     def __init__(self, ledgers: Iterable[Ledger]) -> None:
         self._places: list[tuple[Ledger, str]] = []
-        self._rows: dict[int, list[dict[str, object]]] = {}
+        self._tables: dict[int, pa.Table] = {}
         keys: list[NDArray[np.bytes_]] = []
         places: list[NDArray[np.int64]] = []
         for ledger in ledgers:
@@ -46,17 +47,19 @@ class VerdictIndex:
         wanted = np.array(keys, dtype=f"S{KEY_BYTES}")
         first = np.searchsorted(self._keys, wanted, side="left")
         last = np.searchsorted(self._keys, wanted, side="right")
-        at = sorted({int(self._at[i]) for a, b in zip(first, last, strict=True) for i in range(a, b)})
+        at = np.array([self._at[i] for a, b in zip(first, last, strict=True) for i in range(a, b)], np.int64)
+        at = np.unique(at)
         found: dict[str, list[Verdict]] = {}
-        for place in at:
-            (verdict,) = verdicts_of([self._row(place >> 32, place & 0xFFFFFFFF)])  # type: ignore[list-item]
-            found.setdefault(verdict.key, []).append(verdict)
+        for segment in np.unique(at >> 32).tolist():
+            rows = at[(at >> 32) == segment] & 0xFFFFFFFF
+            for verdict in verdicts_of(self._table(segment).take(pa.array(rows)).to_pylist()):
+                found.setdefault(verdict.key, []).append(verdict)
         return found
 
-    def _row(self, segment: int, row: int) -> dict[str, object]:
-        if segment not in self._rows:
-            if len(self._rows) >= KEPT_SEGMENTS:
-                self._rows.pop(next(iter(self._rows)))
+    def _table(self, segment: int) -> pa.Table:
+        if segment not in self._tables:
+            if len(self._tables) >= KEPT_SEGMENTS:
+                self._tables.pop(next(iter(self._tables)))
             ledger, name = self._places[segment]
-            self._rows[segment] = ledger.segment(name)
-        return self._rows[segment][row]
+            self._tables[segment] = ledger.table(name)
+        return self._tables[segment]

@@ -22,6 +22,7 @@ CALLS_PER_ACTOR = 64
 MAX_ACTORS = 8
 MAX_RESTARTS = 3
 ACTOR_CPUS = 0.0
+GRACE_S = 30.0  # beyond the time that a call may take, before its actor counts as stuck
 
 
 class JudgeActor:
@@ -74,6 +75,7 @@ class RaySender:
         }
         self._actors = [ray.remote(JudgeActor).options(**options).remote(settings) for _ in range(count)]
         self._turn = itertools.count()
+        self._patience_s = settings.timeout_s + GRACE_S
         try:
             faults = [fault for fault in ray.get([a.ready.remote() for a in self._actors]) if fault]
         except RayError as fault:
@@ -87,9 +89,12 @@ class RaySender:
     async def send(self, call: Call) -> Reply | Fault:
         actor = self._actors[next(self._turn) % len(self._actors)]
         try:
-            return await asyncio.wrap_future(actor.send.remote(call).future())
+            async with asyncio.timeout(self._patience_s):
+                return await asyncio.wrap_future(actor.send.remote(call).future())
         except RayTaskError:
             raise  # a bug, not a lost worker
+        except TimeoutError:
+            return Fault(Kind.PASSING, "a judge worker does not answer", paid=True)
         except RayActorError as fault:
             return Fault(Kind.PASSING, f"a judge worker was lost ({type(fault).__name__})", paid=True)
 

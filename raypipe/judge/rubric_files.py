@@ -18,7 +18,9 @@ def rubrics_of(settings: JudgeSettings) -> dict[str, Rubric]:
         RequestError: a file for no rubric, or one that is missing, empty, too long or no text.
     """
     rubrics = dict(RUBRICS)
-    for name, file in settings.rubric_files.items():
+    for given, file in settings.rubric_files.items():
+        # On a command line a name has no slash: video_chatgpt_detail is video_chatgpt/detail.
+        name = next((n for n in RUBRICS if n.replace("/", "_") == given), given)
         rubrics[name] = rubric_named(name).with_task(_text(Path(local(file))))
     return rubrics
 

@@ -135,9 +135,11 @@ class JudgeStream:
                 self._asking.wait()
             if self._fault:
                 raise self._fault
-            return self._book.verdicts()
+            verdicts = self._book.verdicts()
         finally:
             self.close()
+        self._book.write_view(verdicts)
+        return verdicts
 
     def close(self) -> None:
         """Ends at once: what is being asked is given up, what was judged is committed."""
@@ -151,7 +153,6 @@ class JudgeStream:
             self._log.close()
             if self._cache:
                 self._cache.add(self._book.paid())
-            self._book.write_view()
 
     def _start(self) -> None:
         limits = Limits(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from raypipe.model.original import Layout
 from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
 from raypipe.settings import Sampling, StartParts
+from raypipe.store.digests import digest_of
 
 
 def describe_model(path: str, base: str | None = None) -> tuple[Card, str]:
@@ -59,7 +59,7 @@ def weights_fingerprint(path: str, base: str | None) -> str:
         below = parts_below(folder, base)
         folders += [Path(below.image_tower), Path(below.video_tower)] if below else []
     files = [file for one in folders for file in sorted(p for p in one.iterdir() if p.is_file())]
-    return fingerprint([(file.name, file.stat().st_size, _digest(file)) for file in files])
+    return fingerprint([(file.name, file.stat().st_size, digest_of(file)) for file in files])
 
 
 def _described(path: str, base: str | None) -> tuple[Card, Any]:
@@ -86,8 +86,3 @@ def _assembled(parts: StartParts) -> tuple[Card, Any]:
     )
     config = original.parts_config(text, image, video)
     return Card(sampling=Sampling(frames=config.video_config.num_frames)), config
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "blake2b").hexdigest()[:24]

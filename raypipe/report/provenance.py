@@ -41,7 +41,8 @@ def cost_of(run: EvaluationRun) -> dict[str, Any]:
 
     A verdict that an earlier run had paid for is counted here too: this is what judging the run takes.
     """
-    price = (run.header.settings.get("judge") or {}).get("price") or {}
+    judge = run.header.settings.get("judge") or {}
+    price = (judge.get("prices") or {}).get(judge.get("model")) or judge.get("price") or {}
     prompt = sum(v.prompt_tokens or 0 for v in run.all_verdicts())
     reply = sum(v.reply_tokens or 0 for v in run.all_verdicts())
     usd = prompt * float(price.get("prompt", 0.0)) + reply * float(price.get("reply", 0.0))

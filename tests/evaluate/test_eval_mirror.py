@@ -130,6 +130,40 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, s3_root, monk
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("after", range(0, 14, 3))
+def test_a_listing_that_is_killed_is_done_again(tmp_path, s3_root, monkeypatch, after):
+    eval_root(tmp_path / "eval")
+    store = put_tree(tmp_path / "eval", s3_root)
+    questions("pope", s3_root)
+    for name in store.list("pope"):  # every object is another one now, of another size
+        store.replace(name, store.read(name) + b"\n")
+    calls: list[Path] = []
+    steps = {name: getattr(eval_mirror.os, name) for name in ("unlink", "open", "replace")}
+
+    def step(name):
+        def act(*args, **more):
+            if "tree" in str(args[0]) or name == "replace":
+                calls.append(args[0])
+                if len(calls) == after + 1:
+                    raise KeyboardInterrupt
+            return steps[name](*args, **more)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for name in steps:
+            patch.setattr(eval_mirror.os, name, step(name))
+        with pytest.raises(KeyboardInterrupt):
+            questions("pope", s3_root)
+    assert len(calls) == after + 1
+    monkeypatch.setattr(eval_mirror, "_mirrors", {})
+    with eval_tree(s3_root, ["pope"]) as tree:
+        states = store.states("pope")
+        assert {n: (tree / n).stat().st_size for n in states} == {n: s.size for n, s in states.items()}
+        assert len(benchmarks.load("pope").questions(tree)) == 5
+        assert not list(tree.rglob("*.tmp"))
+
+
 def test_names_that_are_no_paths_do_no_harm(tmp_path, s3_root):
     eval_root(tmp_path / "eval")
     store = put_tree(tmp_path / "eval", s3_root)

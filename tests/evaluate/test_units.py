@@ -338,7 +338,7 @@ def test_without_a_certificate_nothing_is_asked_again(root, tiny_folder, tmp_pat
 
 def test_frames_are_made_ready_where_they_are_read(tiny_folder, tmp_path, monkeypatch):
     """The model's own process has no picture to decode, and its answers are the same."""
-    from raypipe.evaluate import plan
+    from raypipe.evaluate import run
 
     root = eval_root(tmp_path / "eval")
     seen = []
@@ -354,7 +354,7 @@ def test_frames_are_made_ready_where_they_are_read(tiny_folder, tmp_path, monkey
     assert set(seen) == {b"raypipe frame "}
     wanted = made_by(tmp_path / "run")
     seen.clear()
-    monkeypatch.setattr(plan, "look_of", lambda _: None)
+    monkeypatch.setattr(run, "look_of", lambda _: None)
     shutil.rmtree(settings.out)
     evaluate(settings, execute=in_process)
     assert b"raypipe frame " not in seen

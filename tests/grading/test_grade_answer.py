@@ -24,7 +24,7 @@ BY_BOTH = replace(BY_RULE, rubric="video_qa", judged=_by_letter)
 
 
 def _verdict(reply, outcome=Outcome.OK):
-    return Verdict("key", "some", "q", "judge", "judge-1", "r", outcome, None, None, reply, 1, 1)
+    return [Verdict("key", "some", "q", "judge", "judge-1", "r", outcome, None, None, reply, 1, 1)]
 
 
 @pytest.mark.parametrize(

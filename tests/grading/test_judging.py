@@ -40,7 +40,7 @@ def test_what_is_asked_of_an_answer() -> None:
 
 
 def test_a_mark_beside_the_references() -> None:
-    graded = grade_answer(load("llava_bench"), asked("llava_bench"), verdict(score=6.0, baseline=8.0))
+    graded = grade_answer(load("llava_bench"), asked("llava_bench"), [verdict(score=6.0, baseline=8.0)])
     assert (graded.value, graded.score, graded.baseline, graded.outcome) == (0.6, 6.0, 8.0, Outcome.OK)
     (metric, *_) = scores(load("llava_bench"), [graded])
     assert (metric.metric, metric.value) == ("all", 75.0)

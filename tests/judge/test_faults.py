@@ -14,6 +14,7 @@ import pytest
 from raypipe.benchmark import grade_answer, load, scores
 from raypipe.errors import BudgetError, ServiceError
 from raypipe.evaluate.scores import check_coverage, summarise
+from raypipe.grading.judging import by_question
 from raypipe.judge.client import Call, Client, Fault, Reply
 from raypipe.judge.log import VERDICTS
 from raypipe.judge.stream import JudgeStream
@@ -27,6 +28,7 @@ from tests.support.judge_endpoint import Faults, Hang, JudgeEndpoint, Raw, Refus
 
 ITEMS = 1000 if os.environ.get("RAYPIPE_ALL_FAULTS") else 250
 WAIT_S = 0.03
+SEED = 5  # 53 % of all requests fail, so 2.13 are expected for a question; with this seed it is 2.05
 LIMITED = Refuse(429, headers={"Retry-After": str(WAIT_S)})
 DOWN, OVERLOADED = Refuse(500), Refuse(503)
 PROSE = Say("I would say yes.")
@@ -60,8 +62,8 @@ def judged(store: Store, made: JudgeSettings, count: int = ITEMS) -> list[Verdic
 
 
 def score_table(verdicts: list[Verdict], count: int = ITEMS) -> bytes:
-    by_question = {v.question_id: v for v in verdicts}
-    graded = [grade_answer(load(BENCHMARK), p, by_question.get(p.question_id)) for p in answers(count)]
+    found = by_question(verdicts)
+    graded = [grade_answer(load(BENCHMARK), p, found.get(p.question_id)) for p in answers(count)]
     return json.dumps([asdict(score) for score in scores(load(BENCHMARK), graded)]).encode()
 
 
@@ -103,7 +105,7 @@ def test_a_bad_day_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with JudgeEndpoint(then=honest) as endpoint:
         undisturbed = judged(Store(str(tmp_path / "good")), settings(endpoint, concurrency=8))
         assert len(endpoint.calls) == ITEMS
-    faults, watched = Faults(SHARES, honest, once=frozenset({PROSE})), Watched()
+    faults, watched = Faults(SHARES, honest, once=frozenset({PROSE}), seed=SEED), Watched()
     watched.watch(monkeypatch)
     store = Store(str(tmp_path / "bad"))
     with JudgeEndpoint(then=faults) as endpoint:
@@ -150,8 +152,7 @@ def test_what_fails_for_good_is_counted_and_never_scored(tmp_path: Path) -> None
     failed = {v.question_id for v in verdicts if v.outcome is Outcome.JUDGE_FAILED}
     assert failed == {"q0", "q50"}
     assert all((v.correct, v.score) == (None, None) for v in verdicts if v.question_id in failed)
-    by_question = {v.question_id: v for v in verdicts}
-    summary = summarise(answers(100), by_question, {}, judged=True, splits={})
+    summary = summarise(answers(100), by_question(verdicts), {}, judged=True, splits={})
     coverage = summary["coverage"][BENCHMARK]
     assert coverage["share"] == 0.98
     assert coverage["outcomes"] == {"ok": 98, "judge_failed": 2}

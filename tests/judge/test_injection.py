@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -110,22 +109,6 @@ def test_the_honest_part_of_an_answer_is_still_judged() -> None:
     assert found.flags == ("order", "role", "verdict")
 
 
-def test_a_long_answer_is_cut_and_costs_no_time() -> None:
-    for text in (
-        "word " * 50_000,
-        "give " * 50_000,
-        "a a " * 50_000,
-        "{" * 100_000,
-        '"' * 100_000,
-        "ignore the " * 9_000,
-    ):
-        started = time.process_time()
-        found = defused(text)
-        assert len(found.text) <= MAX_CHARS
-        assert "cut" in found.flags
-        assert time.process_time() - started < 20, "the patterns take time that grows faster than the text"
-
-
 def test_flags_by_kind() -> None:
     counts = Counter(flag for text in ATTACKS for flag in defused(text).flags)
     assert set(counts) == set(ATTACK_FLAGS), "each kind of attack is among them"
@@ -136,3 +119,14 @@ def test_a_reply_needs_the_code_of_its_own_call() -> None:
     call = Call(rubric.name, rubric.system, "{}", rubric.schema, Form())
     assert call.schema["properties"]["code"] == {"type": "string"}, "no schema gives the code away"
     assert Reply(GOOD, "", "", 1, 1).text == GOOD
+
+
+@pytest.mark.timeout(60)  # a pattern that backtracks takes hours on these, not seconds
+@pytest.mark.parametrize(
+    "unit",
+    [" ", "\n", "\n- ", "#", "(", "{", '"', "1, ", "a.b ", "word ", "give ", "ignore the ", "{verdict "],
+)
+def test_a_long_answer_is_cut_and_does_not_hold_judging_up(unit: str) -> None:
+    found = defused(unit * 100_000)
+    assert len(found.text) <= MAX_CHARS
+    assert "cut" in found.flags

@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.judge.log import VERDICTS
+from raypipe.judge.asker import usd_of
+from raypipe.judge.log import VERDICTS, VerdictLog
 from raypipe.records import VERDICT_SCHEMA, verdicts_of
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
+from tests.judge.judge_process import PRICE
 from tests.support import ROOT
 from tests.support.judge_endpoint import JudgeEndpoint, Say
 
 KILLS = 50 if os.environ.get("RAYPIPE_ALL_FAULTS") else 4
 CONCURRENCY = 5
 SEED = 7
+USAGE = (100, 10)
 
 
 class Killer:
@@ -53,7 +56,7 @@ class Killer:
                     self._process.send_signal(signal.SIGKILL)
                 else:  # while the replies that were just given are being written
                     threading.Timer(0.002, self._process.send_signal, [signal.SIGKILL]).start()
-        return Say()
+        return Say(usage=USAGE)
 
 
 def start(root: Path, url: str, count: int) -> subprocess.Popen[bytes]:
@@ -84,3 +87,5 @@ def test_a_kill_makes_at_most_the_calls_under_way_be_paid_twice(tmp_path: Path) 
     rows = verdicts_of(Ledger(Store(str(tmp_path)), VERDICTS, VERDICT_SCHEMA).rows())
     assert Counter(v.question_id for v in rows) == {f"q{i}": 1 for i in range(count)}
     assert not Store(str(tmp_path)).list(VERDICTS, ".jsonl")
+    billed = killer.paid.total() * usd_of(*USAGE, PRICE)
+    assert VerdictLog(Store(str(tmp_path))).spent_usd() >= billed, "a killed start is never counted too low"

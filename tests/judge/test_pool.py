@@ -7,6 +7,7 @@ import pytest
 
 from raypipe.errors import RequestError, ServiceError
 from raypipe.judge.client import Call, Fault, Kind, Reply
+from raypipe.judge.pool import RaySender
 from raypipe.judge.run import judge_run
 from raypipe.judge.stream import JudgeStream
 from raypipe.records import Outcome
@@ -81,10 +82,19 @@ def test_a_dead_actor_gives_its_permits_back_and_its_calls_are_sent_again(tmp_pa
     assert [v.outcome for v in verdicts] == [Outcome.OK] * 12
 
 
+def test_an_actor_that_is_stuck_holds_nobody_up() -> None:
+    with JudgeEndpoint(then=Say(delay_s=5.0)) as endpoint:
+        sender = RaySender(settings(endpoint))
+        sender._patience_s = 0.5
+        stuck = asyncio.run(sender.send(CALL))
+        asyncio.run(sender.close())
+    assert isinstance(stuck, Fault)
+    assert (stuck.kind, stuck.paid) == (Kind.PASSING, True)
+    assert "does not answer" in stuck.why
+
+
 def test_a_call_of_a_lost_actor_may_be_paid_and_passes() -> None:
     import ray
-
-    from raypipe.judge.pool import RaySender
 
     with JudgeEndpoint() as endpoint:
         sender = RaySender(settings(endpoint))

@@ -8,11 +8,13 @@ import pytest
 
 from raypipe.errors import RequestError, ServiceError
 from raypipe.grading.judging import Ask, JudgedBy
+from raypipe.grading.rubrics import RUBRICS
 from raypipe.judge.book import VIEW
 from raypipe.judge.log import VERDICTS
+from raypipe.judge.rubric_files import rubrics_of
 from raypipe.judge.stream import JudgeStream
 from raypipe.records import VERDICT_SCHEMA, Outcome, Verdict, verdicts_of
-from raypipe.settings import Price
+from raypipe.settings import JudgeSettings, Price, load
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
 from raypipe.store.shards import Shard
@@ -105,6 +107,7 @@ def test_a_stream_that_stops_says_so_at_the_end_and_continues(store: Store) -> N
         assert len(endpoint.calls) <= 5
     assert fault.value.exit_code == 5
     assert len(rows(store)) == 3
+    assert not store.exists(VIEW), "a part of the verdicts is no score"
     with JudgeEndpoint() as endpoint, stream_of(store, endpoint) as stream:
         stream.add([prediction(i) for i in range(10)])
         assert len(stream.finish()) == 10
@@ -150,6 +153,15 @@ def test_a_users_own_rubric_file_replaces_the_text_and_gets_verdicts_of_its_own(
     assert told[1].startswith("Be strict.\n\nThe user message is one JSON object")
     assert len({v.rubric for v in rows(store)}) == 2
     assert view(store) == [verdict], "the view holds the verdicts of the last judge alone"
+
+
+def test_a_rubric_with_a_slash_has_a_name_for_the_command_line(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("Be strict.")
+    given = [f"rubric_files.video_chatgpt_detail={tmp_path / 'mine.txt'}"]
+    made = rubrics_of(load(JudgeSettings, None, given))
+    assert made["video_chatgpt/detail"].task == "Be strict."
+    assert made["video_chatgpt/context"] is RUBRICS["video_chatgpt/context"]
+    assert made.keys() == RUBRICS.keys()
 
 
 @pytest.mark.parametrize("data", [b"", b"  \n", b"\xff\xfe", b"x" * 70_000])
