@@ -27,7 +27,10 @@ NUMBERS = {"drift": "100"}  # options that may stand alone, and what they are th
 VERBS = {
     "demo": ("[--out DIR]", "the whole platform on clips it draws itself; no network, key or GPU"),
     "prepare": ("DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
-    "plan": ("DATASET.yaml [key=value ...]", "what prepare would do, take and write; starts nothing"),
+    "plan": (
+        "DATASET.yaml|EVALUATION.yaml [key=value ...]",
+        "what prepare or evaluate would do, take and cost; starts nothing",
+    ),
     "train": ("STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
     "tune": (
         "SEARCH.yaml [key=value ...]",

@@ -49,7 +49,7 @@ class Book:
         self._log, self._settings = log, settings
         self._cases = Cases(rubric_of, rubrics, settings)
         self._own = VerdictIndex([log.ledger])
-        self._known = {v.key: v for v in known if v.outcome is Outcome.OK}
+        self._known = {v.key: v for v in (*known, *log.held) if v.outcome is Outcome.OK}
         self._cache = cache
         self._entries: dict[str, Entry] = {}
         self._order: list[tuple[str, str]] = []  # key and question id, as added

@@ -83,7 +83,13 @@ def find_key(settings: JudgeSettings) -> str:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds the endpoint asks us to wait (RFC 9110, 10.2.3: seconds or a date); None if it does not."""
+    """Seconds the endpoint asks us to wait; None if it does not.
+
+    RFC 9110, 10.2.3: seconds or a date. Of OpenAI and Azure also milliseconds, in a header of their own.
+    """
+    exact = headers.get("retry-after-ms", "").strip()
+    if exact.isdecimal():
+        return int(exact) / 1000
     value = headers.get("retry-after", "").strip()
     if not value:
         return None

@@ -45,7 +45,7 @@ class VerdictLog:
         self.ledger = Ledger(store, VERDICTS, VERDICT_SCHEMA)
         self._store, self._name = store, uuid.uuid4().hex[:12]
         self._at_most_usd = self._said_usd = 0.0
-        recover(store)
+        self.held = recover(store)  # verdicts in files of other processes, which seal them themselves
         self._writer: _Lines | _Parts = _Lines(self) if store.is_local else _Parts(self)
 
     def spent_usd(self) -> float:
@@ -172,23 +172,31 @@ class _Parts:
         self._log.say_spent()
 
 
-def recover(store: Store) -> None:
-    """Seals what killed processes left open; what a living one writes is left alone."""
+def recover(store: Store) -> list[Verdict]:
+    """Seals what killed processes left open; what a living one writes is left alone, and returned.
+
+    A process counts as living as long as a child that it forked is: such a child holds the file, too.
+    """
+    held: list[Verdict] = []
     for name in store.list(VERDICTS, ".jsonl") if store.is_local else []:
         try:
             file = AppendFile(store.path(name))
         except ServiceError:
-            continue  # held by another process
+            with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
+                data = store.read(name)
+                held += _verdicts_in(_parsed(data[: data.rfind(b"\n") + 1], name))
+            continue
         try:
             _seal_left(store, PurePosixPath(name).stem.removeprefix("open-"), file)
         finally:
             file.close()
     join_parts(store)
+    return held
 
 
 def _seal_left(store: Store, start: str, file: AppendFile) -> None:
-    lines = _parsed(file)
-    rows = verdicts_of([{**line, "outcome": Outcome(line["outcome"])} for line in lines if "key" in line])
+    lines = _parsed(file.read(), file.path)
+    rows = _verdicts_in(lines)
     if rows:
         Ledger(store, VERDICTS, VERDICT_SCHEMA).append(segment_name(rows), rows)
     usd = [line["at_most_usd"] for line in lines if "at_most_usd" in line]
@@ -220,9 +228,13 @@ def segment_name(rows: Iterable[Verdict]) -> str:
     return fingerprint(*sorted(repr(astuple(row)) for row in rows))
 
 
-def _parsed(file: AppendFile) -> list[dict[str, Any]]:
+def _verdicts_in(lines: Iterable[dict[str, Any]]) -> list[Verdict]:
+    return verdicts_of([{**line, "outcome": Outcome(line["outcome"])} for line in lines if "key" in line])
+
+
+def _parsed(data: bytes, where: str) -> list[dict[str, Any]]:
     """The lines of an open file; the last one may be torn, when the machine lost power."""
-    lines = [line for line in file.read().split(b"\n") if line]
+    lines = [line for line in data.split(b"\n") if line]
     found = []
     for number, line in enumerate(lines, 1):
         try:
@@ -230,7 +242,7 @@ def _parsed(file: AppendFile) -> list[dict[str, Any]]:
         except ValueError:
             if number < len(lines):
                 remedy = "move that file away: the same command then asks again what it held"
-                raise DamageError(f"{file.path}, line {number} is damaged", remedy) from None
+                raise DamageError(f"{where}, line {number} is damaged", remedy) from None
     return found
 
 

@@ -107,11 +107,15 @@ class JudgeStream:
         Raises:
             RequestError: no such rubric, or, without ``at_once``, what the constructor would say.
         """
+        if self._fault:
+            return
         try:
             with self._lock:
                 todo = self._book.add(predictions)
         except ServiceError as fault:
-            self._fault = self._fault or fault
+            self._fault = fault
+            if self._asking is not None:
+                self._asking.stop(fault)
             return
         if todo and self._asking is None:
             self._start()
@@ -233,6 +237,10 @@ class _Asking:
     def put(self, entries: Sequence[Entry]) -> None:
         """Queues cases; returns at once."""
         self._loop.call_soon_threadsafe(self._put, list(entries))
+
+    def stop(self, why: RaypipeError) -> None:
+        """Sends nothing any more; returns at once."""
+        self._loop.call_soon_threadsafe(self._gate.stop, why)
 
     def wait(self) -> None:
         """Waits until nothing is queued or under way.

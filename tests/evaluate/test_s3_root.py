@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raypipe import eval_mirror
-from raypipe.errors import BudgetError, RequestError
+from raypipe.errors import BudgetError, RequestError, ServiceError
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.media.source import MediaRoot
 from raypipe.records import Outcome
@@ -85,6 +85,36 @@ def test_a_repaired_medium_is_asked_about_again(local_root, s3_root, tiny_folder
     store.replace(f"{VIDEOS}/a.mp4", good)
     evaluate(settings, execute=in_process)
     assert Outcome.MEDIUM_BAD not in {p.outcome for p in predictions_in(settings.out)}
+
+
+def test_a_storage_that_fails_ends_no_question(local_root, s3_root, tiny_folder, tmp_path, monkeypatch):
+    put_tree(local_root, s3_root)
+    settings = asking(local_root, tiny_folder, tmp_path / "run", eval_root=s3_root)
+    real, fired = MediaRoot._download, []
+
+    def refused(*_, **__):
+        fired.append(True)
+        raise ConnectionError("connection reset")
+
+    def download(self, path, file, planned):
+        with monkeypatch.context() as patch:
+            if len(predictions_in(settings.out)) >= 3:
+                patch.setattr(self._fs, "get_file", refused)
+            real(self, path, file, planned)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MediaRoot, "_download", download)
+        with pytest.raises(ServiceError, match=f"cannot read {s3_root}") as fault:
+            evaluate(settings, execute=in_process)
+    assert fired
+    assert fault.value.exit_code == 5
+    before = predictions_in(settings.out)
+    assert 0 < len(before) < 8
+    evaluate(settings, execute=in_process)
+    after = predictions_in(settings.out)
+    assert len(after) == 8
+    assert Outcome.MEDIUM_BAD not in {p.outcome for p in after}
+    assert {p.key for p in before} < {p.key for p in after}
 
 
 def test_benchmarks_without_data_are_named_by_the_address(local_root, s3_root, tiny_folder, tmp_path):

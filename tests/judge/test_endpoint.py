@@ -124,6 +124,11 @@ def test_retry_after_in_seconds(value: str, expected: float | None) -> None:
     assert retry_after_s({"retry-after": value}) == expected
 
 
+def test_retry_after_in_milliseconds_is_the_exact_one() -> None:
+    assert retry_after_s({"retry-after-ms": "250", "retry-after": "1"}) == 0.25
+    assert retry_after_s({"retry-after-ms": "soon", "retry-after": "1"}) == 1.0
+
+
 def test_retry_after_as_a_date() -> None:
     assert retry_after_s({}) is None
     later = email.utils.formatdate(time.time() + 30, usegmt=True)

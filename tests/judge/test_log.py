@@ -138,6 +138,22 @@ def test_a_file_that_another_process_writes_is_left_alone(store: Store) -> None:
     assert rows(store) == [verdict(1), verdict(2), verdict(3)]
 
 
+def test_what_a_file_of_another_process_holds_is_not_paid_again(store: Store) -> None:
+    """Such as a child that outlives a killed parent and holds its files."""
+    with JudgeEndpoint() as endpoint:
+        made = settings(endpoint)
+        first = JudgeStream(store, lambda _: "video_qa", made, use_ray=False)
+        first.add([prediction(i) for i in range(5)])
+        first._asking.wait()
+        assert store.list(VERDICTS, ".jsonl")
+        with JudgeStream(store, lambda _: "video_qa", made, use_ray=False) as second:
+            second.add([prediction(i) for i in range(7)])
+            assert len(second.finish()) == 7
+        assert len(endpoint.calls) == 7
+        first.close()
+    assert {v.question_id for v in rows(store)} == {f"q{i}" for i in range(7)}
+
+
 def test_a_file_is_held_by_one_process(store: Store) -> None:
     file = AppendFile(store.path("lines"))
     with pytest.raises(ServiceError, match="another process"):
