@@ -42,3 +42,4 @@ check: setup
 bench: setup
 	$(BIN)/python -m bench.train
 	$(BIN)/python -m bench.prepare
+	$(BIN)/python -m bench.evaluate

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from bench import drawn
 from bench.figure import Figure, plain
+from bench.judging import NO_KEY, endpoint
 from raypipe.evaluate.engine import UNCUT, Reply, Shown, Split, Way
 from raypipe.evaluate.plan import Unit
 from raypipe.evaluate.run import evaluate
@@ -29,7 +25,7 @@ from raypipe.text.chat import TEMPLATES
 from raypipe.text.tokenizer import train_tokenizer
 
 VIDEOS, EACH, CONCURRENCY = 24, 10, 8
-SLOW_S, QUICK_S = 12.0, 6.0
+SLOW_S, QUICK_S = 20.0, 8.0
 TARGET = 1.1
 MOST_ROUNDS = 3
 CLIPS = [drawn.Drawn("h264-tiny", (96, 64), 1, options=drawn.h264(25), seed=80 + n) for n in range(2)]
@@ -84,11 +80,8 @@ def _round(model_s: float, judge_s: float) -> float:
 
     with TemporaryDirectory(prefix="raypipe-bench-overlap-") as folder:
         root, model = _tree(Path(folder) / "eval"), _model()
-        os.environ["RAYPIPE_BENCH_KEY"] = "none"
-        with _judge(judge_s * CONCURRENCY / (VIDEOS * EACH)) as address:
-            judge = JudgeSettings(
-                base_url=address, key_env="RAYPIPE_BENCH_KEY", concurrency=CONCURRENCY, model="sleeping"
-            )
+        with endpoint(judge_s * CONCURRENCY / (VIDEOS * EACH)) as address:
+            judge = JudgeSettings(base_url=address, key_env=NO_KEY, concurrency=CONCURRENCY)
             settings = EvaluateSettings(
                 model=str(model),
                 benchmarks=["msvd_qa"],
@@ -127,48 +120,3 @@ def _model() -> Path:
         tokenizer = train_tokenizer([TEMPLATES["v1"].system, "USER: ASSISTANT: what is"])
         save_model(random_model("tiny", tokenizer, 3), Card(), folder)
     return folder
-
-
-@contextmanager
-def _judge(latency_s: float) -> Iterator[str]:
-    """A loopback endpoint that answers each request after so long."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            time.sleep(latency_s)
-            body = json.dumps(_completion(asked)).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _completion(asked: dict[str, Any]) -> dict[str, Any]:
-    """A good verdict with the code of the call."""
-    code = json.loads(asked["messages"][-1]["content"])["code"]
-    said = json.dumps({"code": code, "verdict": "yes", "score": 5})
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "sleeping",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-    }

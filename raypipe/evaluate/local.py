@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from raypipe.errors import ServiceError
+from raypipe.errors import RequestError, ServiceError
 from raypipe.evaluate.batches import Cuts, Span, planned
 from raypipe.evaluate.certificate import Alone
 from raypipe.evaluate.engine import UNCUT, Reply, Shown, Split, Way
@@ -46,11 +46,22 @@ class LocalEngine:
         precision: "fp32" or "bf16": of the weights. What a model keeps beside them, as the frequencies of its
             positions, stays as exact as it is.
         batch: the most questions at once.
+
+    Raises:
+        RequestError: a language model that does not look back at all tokens.
     """
 
     def __init__(self, model: LoadedModel, precision: str, batch: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[precision]
+        layers = set(
+            getattr(whole(model.model).config.text_config, "layer_types", None) or ["full_attention"]
+        )
+        if layers != {"full_attention"}:
+            odd = ", ".join(sorted(layers - {"full_attention"}))
+            raise RequestError(
+                f"the language model has layers of {odd}; prefixes are shared over full ones only"
+            )
         model.model.to(self.device).eval()
         for parameter in model.model.parameters():
             parameter.data = parameter.data.to(self.dtype)

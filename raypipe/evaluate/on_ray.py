@@ -39,18 +39,26 @@ def on_ray(units: Sequence[Unit], work: Work) -> Iterator[Done]:
     Raises:
         RequestError: the cluster has no room for an actor with the model and for reading beside it.
     """
+    room = _room(work.settings)
+    forget(work.store)
+    with unwrapped("evaluate"):
+        for row in stream_of(units, work, room).iter_rows():
+            _raise_fault(row)
+            yield Done(row["id"], tuple(_predictions(row["predictions"])))
+
+
+def stream_of(units: Sequence[Unit], work: Work, room: Room) -> Any:
+    """The dataset whose rows are answered units; nothing runs before they are taken."""
     import ray.data
     from ray.data import ExecutionResources
 
     settings = work.settings
-    room = _room(settings)
-    forget(work.store)
     rows = [{"unit": unit.pack(), "id": unit.id} for unit in units]
     source = ray.data.from_items(rows, override_num_blocks=len(rows))
     source.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=settings.read_ahead_mib << 20
     )
-    stream = source.map(reading(work), num_cpus=room.read_cpus, memory=READ_MEMORY).map(
+    return source.map(reading(work), num_cpus=room.read_cpus, memory=READ_MEMORY).map(
         answering(),
         fn_constructor_args=(work,),
         compute=ray.data.ActorPoolStrategy(
@@ -63,10 +71,6 @@ def on_ray(units: Sequence[Unit], work: Work) -> Iterator[Done]:
         num_cpus=settings.actor_cpus,
         num_gpus=settings.actor_gpus,
     )
-    with unwrapped("evaluate"):
-        for row in stream.iter_rows():
-            _raise_fault(row)
-            yield Done(row["id"], tuple(_predictions(row["predictions"])))
 
 
 def reading(work: Work) -> Callable[[Row], Row]:
@@ -113,7 +117,7 @@ class _Actor:
 
 
 @dataclass(frozen=True)
-class _Room:
+class Room:
     """Actors at least and at most, and the CPUs of a task that reads."""
 
     low: int
@@ -121,7 +125,7 @@ class _Room:
     read_cpus: float
 
 
-def _room(settings: EvaluateSettings) -> _Room:
+def _room(settings: EvaluateSettings) -> Room:
     """How the cluster is divided between the model's actors, reading and the judge.
 
     Raises:
@@ -130,7 +134,7 @@ def _room(settings: EvaluateSettings) -> _Room:
     low, high = settings.actor_range
     cpus = all_cpus()
     if cpus is None:  # nodes are added where they are needed
-        return _Room(low, high, 1.0)
+        return Room(low, high, 1.0)
     taken = settings.actor_cpus
     require(low * taken, low * settings.actor_gpus, "the evaluation")
     cpus -= _of_the_judge(settings)
@@ -143,7 +147,7 @@ def _room(settings: EvaluateSettings) -> _Room:
         )
     if taken:
         high = max(low, min(high, int((cpus - 1) // taken)))
-    return _Room(low, high, min(1.0, left))
+    return Room(low, high, min(1.0, left))
 
 
 def _of_the_judge(settings: EvaluateSettings) -> float:

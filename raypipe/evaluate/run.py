@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,8 +19,8 @@ from raypipe.records import predictions_of
 from raypipe.settings import EvaluateSettings, JudgeSettings
 from raypipe.store.files import Store
 from raypipe.store.lease import Lease
-from raypipe.store.run import SETTINGS, Run
 from raypipe.store.run import Progress as Counted
+from raypipe.store.run import Run
 
 __all__ = ["evaluate", "in_process", "judge_again"]
 
@@ -113,8 +112,8 @@ def judge_again(
     What this judge has said before is not asked again. The run's judge and scores become these.
     """
     run = Run.open(root, "evaluate")
-    body = run.settings
-    splits = body["settings"].get("splits", {})
+    stored = run.settings["settings"]
+    splits = stored.get("splits", {})
     predictions = predictions_in(run)
     asked = {name: benchmarks.load(name, splits.get(name)) for name in {p.benchmark for p in predictions}}
     with (
@@ -123,18 +122,15 @@ def judge_again(
     ):
         judging.add(predictions)
         verdicts = judging.finish()
-    body["settings"]["judge"] = settings.model_dump(mode="json")
-    run.store.replace(
-        SETTINGS, (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    )
-    missing = run.manifest["facts"]["missing_benchmarks"]
-    summary = summarise(
-        predictions, verdicts, missing, judged=True, splits=splits, certificate=certificate_of(run)
-    )
-    summary |= media_of(run)
-    write_scores(run, summary)
-    stored = body["settings"]["coverage_floor"]
-    check_coverage(run, summary, stored if coverage_floor is None else coverage_floor)
+        run.restate(judge=settings.model_dump(mode="json"))
+        missing = run.manifest["facts"]["missing_benchmarks"]
+        certificate = certificate_of(run)
+        summary = summarise(
+            predictions, verdicts, missing, judged=True, splits=splits, certificate=certificate
+        )
+        summary |= media_of(run)
+        write_scores(run, summary)
+    check_coverage(run, summary, stored["coverage_floor"] if coverage_floor is None else coverage_floor)
     return summary
 
 

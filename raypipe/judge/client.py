@@ -143,7 +143,7 @@ class Client:
             model=self._settings.model,
             messages=[{"role": "system", "content": call.system}, {"role": "user", "content": call.user}],
             temperature=self._settings.temperature,
-            **more,
+            extra_body=more,  # as it is: the client would look through every part of the schema, each time
         )
 
     def _reply_of(self, completion: Any) -> Reply:

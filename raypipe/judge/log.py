@@ -7,7 +7,8 @@ that a killed process left. S3 cannot append: there, what came in a second is pu
 second on S3.
 
 ``spent/*.json`` says what each start of the run has paid, at most: it counts calls under way at the most
-they can cost, so that a killed start is never counted too low.
+they can cost, so that a killed start is never counted too low. On S3 it is written in steps of ``step_usd``
+ahead of what is spent, for each call would be one request too many.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ FEW_PARTS = 8  # that are left as they are
 class VerdictLog:
     """The ledger of a run, open for writing. Takes over what a killed process left.
 
+    Args:
+        step_usd: how much more than it spent a killed start may count for, on S3; 0: what a start on S3
+            spent in its last second need not count.
+
     Raises:
         ServiceError: from every method: the disk or the service refused.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, step_usd: float = 0.0) -> None:
+        self.step_usd = step_usd
         self.ledger = Ledger(store, VERDICTS, VERDICT_SCHEMA)
         self._store, self._name = store, uuid.uuid4().hex[:12]
         self._at_most_usd = self._said_usd = 0.0
@@ -71,11 +77,16 @@ class VerdictLog:
         if rows:
             self.ledger.append(prefix + segment_name(rows), rows)
 
-    def say_spent(self) -> None:
-        usd = self._at_most_usd
+    def say_spent(self, ahead_usd: float = 0.0) -> None:
+        usd = self._at_most_usd + ahead_usd
         if usd != self._said_usd:
             self._store.replace(f"{SPENT}/{self._name}.json", _dump({"usd": usd}))
             self._said_usd = usd
+
+    @property
+    def said_usd(self) -> float:
+        """What the store says of this start."""
+        return self._said_usd
 
     @property
     def name(self) -> str:
@@ -146,11 +157,14 @@ class _Parts:
     def reserve(self, usd: float) -> None:
         if self._fault:
             raise self._fault
+        if self._log.step_usd and usd > self._log.said_usd:
+            self._log.say_spent(self._log.step_usd)
 
     def close(self) -> None:
         self._over.set()
         self._thread.join()
         self._flush()
+        self._log.say_spent()
 
     def _flushing(self) -> None:
         while not self._over.wait(FLUSH_S):
@@ -169,7 +183,8 @@ class _Parts:
             with self._lock:
                 self._rows = rows + self._rows
             raise
-        self._log.say_spent()
+        if not self._log.step_usd:
+            self._log.say_spent()
 
 
 def recover(store: Store) -> list[Verdict]:

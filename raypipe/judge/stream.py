@@ -36,6 +36,7 @@ from raypipe.store.files import Store
 from raypipe.store.run import Progress
 
 CLOSE_S = 10.0
+STEP = 0.02  # of the ceiling: how far ahead of what is spent it is written on S3
 SPREAD_S = (
     0.005  # between the starts of workers: replies that all come at once wait for each other, each round
 )
@@ -74,7 +75,7 @@ class JudgeStream:
         self._progress = progress or (lambda done, total: None)
         self._cache = VerdictCache(settings) if settings.cache else None
         rubrics = rubrics_of(settings)
-        self._log = VerdictLog(run_store)
+        self._log = VerdictLog(run_store, STEP * (settings.max_usd or 0.0))
         self._book = Book(self._log, rubric_of, rubrics, settings, known, self._cache)
         self._lock = threading.RLock()  # the book is used by the caller's thread and by the loop's
         self._asking: _Asking | None = None

@@ -153,6 +153,13 @@ class Run:
         rest = {k: v for k, v in body.items() if k != "sha256"}
         return self.store.read(SETTINGS) == _dump(body) and sha256(_dump(rest)) == body.get("sha256")
 
+    def restate(self, **changed: Any) -> None:
+        """Writes down that the work is carried out in another way; never what makes another run of it."""
+        body = self.settings
+        body["settings"] |= changed
+        rest = {k: v for k, v in body.items() if k != "sha256"}
+        self.store.replace(SETTINGS, _dump({**rest, "sha256": sha256(_dump(rest))}))
+
     @property
     def kind(self) -> str:
         return str(self.settings.get("kind"))

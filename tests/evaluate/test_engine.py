@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from raypipe.errors import RequestError
 from raypipe.evaluate.engine import Shown, Split, Way
 from raypipe.evaluate.local import LocalEngine
 from raypipe.model.families import FAMILIES
@@ -215,6 +216,14 @@ def test_media_far_apart_in_length_share_a_batch():
         replies = answering.answer(shown, WAY)
     assert max(rows for rows, _ in seen.words) == 18
     assert tokens(replies) == alone(answering, shown, WAY)
+
+
+def test_a_language_model_with_a_sliding_window_is_refused():
+    loaded = tiny_model(family="llava_onevision")
+    text = loaded.config.text_config
+    text.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(RequestError, match="layers of sliding_attention"):
+        LocalEngine(loaded, "fp32", 4)
 
 
 def test_a_split_is_a_plain_record():

@@ -8,6 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from raypipe.errors import ServiceError
+from raypipe.evaluate.batches import Cuts
 from raypipe.evaluate.engine import Split, Way
 from raypipe.evaluate.local import LocalEngine
 from tests.support.shown import IMAGE, VIDEO, alone, engine, medium, tokens
@@ -250,3 +252,27 @@ def _calls_of(answering):
         return {}
 
     return held
+
+
+@pytest.mark.parametrize(("alive", "memory"), [(True, False), (False, False), (False, True)])
+def test_a_gpu_that_is_lost_stops_the_run_and_is_not_taken_for_bad_questions(alive, memory, monkeypatch):
+    from raypipe.evaluate.local import _Call, _Fault
+
+    done = []
+
+    def synchronize():
+        done.append("asked")
+        if not alive:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("emptied"))
+    fault = _Fault("an illegal memory access was encountered", memory)
+    call = _Call(engine(), [], WAY, Cuts(Split(), 4, None))
+    if alive or memory:
+        call._look_after(fault)
+        assert done == (["emptied"] if memory else ["asked"])
+    else:
+        with pytest.raises(ServiceError, match="the GPU is lost: an illegal memory access") as raised:
+            call._look_after(fault)
+        assert raised.value.exit_code == 5

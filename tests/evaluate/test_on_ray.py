@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import threading
+import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import pytest
 
 from raypipe.errors import RequestError, ServiceError
 from raypipe.evaluate import attempts, on_ray
+from raypipe.evaluate.plan import make_plan
 from raypipe.evaluate.run import evaluate, in_process
+from raypipe.evaluate.work import Work
 from raypipe.records import Reason
 from raypipe.settings import DecodeLimits, EvaluateSettings
 from raypipe.store.files import Store
@@ -186,6 +190,48 @@ def test_too_few_cpus_are_refused_at_once(ray_local, tiny_folder, tmp_path):
         with pytest.raises(RequestError, match=said):
             evaluate(settings)
     assert on_ray._room(settings_of(root, tiny_folder, tmp_path, actors=1)).read_cpus >= 0.25
+
+
+def test_operators_are_named_and_counted(ray_local, tiny_folder, tmp_path):
+    """What the dashboard shows: two operators by their names, and the counters of their workers."""
+    import ray
+
+    root = clip_root(tmp_path / "eval", ["a", "b"])
+    (root / PLACE / "videos/b.mp4").write_bytes(b"no video")
+    settings = settings_of(root, tiny_folder, tmp_path / "run", media_per_unit=2)
+    plan = make_plan(settings)
+    work = Work(settings, plan.tree.media)
+    plan_text = repr(on_ray.stream_of(plan.units, work, on_ray.Room(1, 1, 0.5)))
+    assert "Map(read media)" in plan_text
+    assert "Map(answer)" in plan_text
+    node = next(n for n in ray.nodes() if n["Alive"])
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def counted() -> Counter[tuple[str, str]]:
+        found: Counter[tuple[str, str]] = Counter()
+        for line in urllib.request.urlopen(url, timeout=10).read().decode().splitlines():
+            if line.startswith("ray_raypipe_evaluate_"):
+                label, _, value = line.rpartition(" ")
+                metric = label.partition("{")[0].removeprefix("ray_raypipe_evaluate_").removesuffix("_total")
+                found[metric, label.partition('outcome="')[2].partition('"')[0]] += float(value)
+        return found
+
+    before = counted()
+    evaluate(settings, execute=hooked(tmp_path / "marks"))
+    wanted = {
+        ("media", "ok"): 1,
+        ("media", "media_unreadable"): 1,
+        ("questions", "ok"): 1,
+        ("questions", "medium_bad"): 1,
+        ("new_tokens", ""): 2,
+        ("unit_seconds_count", ""): 1,
+    }
+    deadline, more = time.monotonic() + 90, Counter()
+    while any(more[key] < count for key, count in wanted.items()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        now = counted()
+        more = Counter({key: now[key] - before[key] for key in wanted})
+    assert more == wanted
 
 
 def outstanding(folder: Path) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.evaluate import run as running
+from raypipe.evaluate.ask import ask
 from raypipe.evaluate.local import LocalEngine
 from raypipe.evaluate.read import made_ready
 from raypipe.evaluate.run import evaluate, in_process
@@ -16,6 +17,7 @@ from raypipe.records import PREDICTION_SCHEMA, Medium, MediumKind, predictions_o
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
 from tests.support.eval_media import asking, eval_root
+from tests.support.kinds import models
 from tests.support.shown import picture
 
 
@@ -43,6 +45,22 @@ def test_the_model_is_given_pictures_as_it_takes_them(aspect, tmp_path, tiny_fol
     assert answers(asking(root, model, tmp_path / "beside", certificate=0)) == ahead
     assert given == [False] * 4
     assert len(set(ahead.values())) > 2
+
+
+@pytest.mark.parametrize("kind", ["original", "original lora over its language model", "lora"])
+def test_an_evaluation_answers_as_ask_does(kind, tmp_path, originals):
+    """One path shows a model its media, whatever its layout: as it was trained."""
+    root = eval_root(tmp_path / "eval")
+    (tmp_path / "models").mkdir()
+    model, base = models(tmp_path / "models", originals)[kind]
+    settings = asking(root, model, tmp_path / "run", model_base=base, certificate=3)
+    summary = evaluate(settings, execute=in_process)
+    assert summary["certificate"]["asked"] == summary["certificate"]["equal"] == 3
+    rows = predictions_of(Ledger(Store(settings.out), "predictions", PREDICTION_SCHEMA).rows())
+    assert len(rows) == 8
+    for row in rows:
+        assert row.text == ask(model, base, str(root / row.medium), row.prompt, 5)
+    assert len({row.text for row in rows}) > 2
 
 
 def test_a_medium_with_a_frame_that_is_no_picture_stays_as_it_is():

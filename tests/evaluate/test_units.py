@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from raypipe.evaluate import attempts
 from raypipe.evaluate.certificate import Alone
 from raypipe.evaluate.commit import predictions_in
 from raypipe.evaluate.engine import UNCUT, Reply, Split
+from raypipe.evaluate.local import LocalEngine
 from raypipe.evaluate.plan import asking_for, make_plan, plan_units
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.evaluate.tree import open_tree
@@ -30,7 +32,8 @@ from raypipe.settings import EvaluateSettings
 from raypipe.store.files import Store
 from raypipe.store.run import Run
 from raypipe.store.verify import verify
-from tests.support.eval_media import asking
+from tests.support.eval_media import asking, eval_root
+from tests.support.eval_roots import made_up
 from tests.support.evaluated import Teller, answers_of, clip_root, committed, hooked, made_by, scores_of
 from tests.support.whole import differing
 
@@ -92,10 +95,6 @@ def test_what_changes_an_answer_changes_the_units(root, tiny_folder, tmp_path, m
 
 
 def test_benchmarks_with_open_answers_come_first(root, tiny_folder, tmp_path):
-    import shutil
-
-    from tests.support.eval_roots import made_up
-
     both = Path(shutil.copytree(root, tmp_path / "eval"))
     made_up(both, "gqa")
     units = make_plan(asking(both, tiny_folder, tmp_path / "run", benchmarks="all")).units
@@ -335,3 +334,28 @@ def test_without_a_certificate_nothing_is_asked_again(root, tiny_folder, tmp_pat
     report = report_runs([("it", settings.out)], out=str(tmp_path / "report"))
     assert report["evaluations"][0]["certificate"] is None
     assert "Certificate" not in (tmp_path / "report/report.html").read_text()
+
+
+def test_frames_are_made_ready_where_they_are_read(tiny_folder, tmp_path, monkeypatch):
+    """The model's own process has no picture to decode, and its answers are the same."""
+    from raypipe.evaluate import run
+
+    root = eval_root(tmp_path / "eval")
+    seen = []
+    real = LocalEngine.answer
+
+    def answer(self, shown, *rest, **more):
+        seen.extend(one.frames[0][:14] for one in shown)
+        return real(self, shown, *rest, **more)
+
+    monkeypatch.setattr(LocalEngine, "answer", answer)
+    settings = asking(root, tiny_folder, tmp_path / "run", protocol="reference")
+    evaluate(settings, execute=in_process)
+    assert set(seen) == {b"raypipe frame "}
+    wanted = made_by(tmp_path / "run")
+    seen.clear()
+    monkeypatch.setattr(run, "look_of", lambda _: None)
+    shutil.rmtree(settings.out)
+    evaluate(settings, execute=in_process)
+    assert b"raypipe frame " not in seen
+    assert differing(made_by(tmp_path / "run"), wanted) == []

@@ -266,6 +266,21 @@ def test_on_s3_a_second_start_pays_nothing(s3_root: str) -> None:
     assert {v.outcome for v in rows(store)} == {Outcome.OK}
 
 
+def test_on_s3_what_is_spent_is_written_ahead_in_steps(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(s3_root)
+    monkeypatch.setattr(module, "FLUSH_S", 60.0)
+    log = VerdictLog(store, step_usd=0.1)
+    written = []
+    for cents in range(1, 31):
+        log.reserve(cents / 100)
+        written.append(VerdictLog(store).spent_usd())  # as after a kill
+    assert all(usd >= cents / 100 for cents, usd in enumerate(written, 1)), "never too low"
+    assert all(usd <= cents / 100 + 0.1 for cents, usd in enumerate(written, 1))
+    assert len(set(written)) == 3, "a step is one request"
+    log.close()
+    assert VerdictLog(store).spent_usd() == 0.3
+
+
 def test_on_s3_a_flush_that_fails_stops_the_run(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(s3_root)
     monkeypatch.setattr(module, "FLUSH_S", 0.01)

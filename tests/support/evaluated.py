@@ -149,10 +149,7 @@ class Hooked(Work):
 
     def reader(self) -> Reader:
         return HookedReader(
-            self.store,
-            self.root,
-            self.settings.limits,
-            look=self.look,
+            **vars(super().reader()),
             folder=self.folder,
             harmful=self.harmful,
             deadly=self.deadly_to_read,
