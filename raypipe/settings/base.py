@@ -169,7 +169,8 @@ def _explain(kind: type[Settings], fault: pydantic.ValidationError, where: str) 
         return f"{where}: setting '{place}' is missing", f"add {place}=... or a line '{place}: ...'"
     said = first["msg"].removeprefix("Value error, ")
     got = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
-    return f"{where}: setting '{place or kind.__name__}': {said}{got}", ""
+    of = f"setting '{place}': " if place else ""
+    return f"{where}: {of}{said}{got}", ""
 
 
 def _fields_at(kind: Any, loc: tuple[Any, ...]) -> list[str]:
