@@ -83,14 +83,14 @@ class Answerer:
         cuts = self._cuts(unit)
         with self._turn:
             if attempt is not None and attempt.alone:
-                predictions = self._one_by_one(unit, media, attempt)
+                predictions, again = self._one_by_one(unit, media, attempt)
             else:
-                predictions = self.answer(unit, media, cuts)
-        return self._commit(unit, predictions)
+                predictions, again = self._answer(unit, media, cuts)
+        return self._commit(unit, predictions, again)
 
-    def answer(
-        self, unit: Unit, media: Media, cuts: Sequence[Split] = (), *, whole: bool = True
-    ) -> list[Prediction]:
+    def _answer(
+        self, unit: Unit, media: Media, cuts: Sequence[Split] = ()
+    ) -> tuple[list[Prediction], list[Certificate]]:
         """Answers all questions of a unit together, in the batches that an earlier try had to cut."""
         done: list[Prediction] = []
         groups: list[Group] = []
@@ -102,11 +102,9 @@ class Answerer:
                 done += _unasked(unit, group, Outcome.MEDIUM_BAD, f"{bad.reason}: {bad.detail}")
         shown = [_shown(group, media) for group in groups]
         replies = self._ask(unit, shown, cuts)
-        if whole:
-            self._certify(unit, groups, shown, replies)
         for group, mine in zip(groups, replies, strict=True):
             done += [_answered(unit, q, r) for q, r in zip(group.questions, mine, strict=True)]
-        return done
+        return done, self._certify(unit, groups, shown, replies)
 
     def _ask(self, unit: Unit, shown: Sequence[Shown], cuts: Sequence[Split]) -> list[list[Reply]]:
         count = len(cuts)
@@ -121,41 +119,50 @@ class Answerer:
 
     def _certify(
         self, unit: Unit, groups: Sequence[Group], shown: Sequence[Shown], replies: Sequence[list[Reply]]
-    ) -> None:
-        """Asks the certificate's questions of a unit once more, alone, and keeps what comes of it."""
+    ) -> list[Certificate]:
+        """Asks the certificate's questions of a unit once more, alone."""
         engine = self._engine
         if not isinstance(engine, CanAskAlone):
-            return
+            return []
         ids = [[q.id for q in group.questions] for group in groups]
-        parts = [
+        return [
             certify(engine, one, way_of(unit), names, mine, self._certified)
             for one, names, mine in zip(shown, ids, replies, strict=True)
             if not self._certified.isdisjoint(names)
         ]
-        if parts:
-            body = json.dumps(Certificate.together(parts).row(), sort_keys=True, ensure_ascii=False).encode()
-            self._store.put_new(f"{CERTIFICATES}/{unit.id}.json", body)
 
     def _cuts(self, unit: Unit) -> list[Split]:
         """What earlier tries at a unit had to cut, each with all that was cut before it."""
         names = self._store.list(f"{SPLITS}/{unit.id}", ".json")
         return [Split.of(json.loads(self._store.read(name))) for name in names]
 
-    def _one_by_one(self, unit: Unit, media: Media, attempt: Attempt) -> list[Prediction]:
+    def _one_by_one(
+        self, unit: Unit, media: Media, attempt: Attempt
+    ) -> tuple[list[Prediction], list[Certificate]]:
         """Answers medium by medium, without those that have ended a worker."""
         done: list[Prediction] = []
+        again: list[Certificate] = []
         for place, group in enumerate(unit.groups):
             if place in attempt.harmful:
                 said = "the worker that was asked about it was ended by it, or by too little memory beside it"
                 done += _unasked(unit, group, Outcome.FAILED, said)
             else:
                 attempt.begins(place)
-                done += self.answer(_part(unit, group), media, whole=False)
+                predictions, certificates = self._answer(_part(unit, group), media)
+                done += predictions
+                again += certificates
         attempt.begins(len(unit.groups))
-        return done
+        return done, again
 
-    def _commit(self, unit: Unit, predictions: list[Prediction]) -> list[Prediction]:
+    def _commit(
+        self, unit: Unit, predictions: list[Prediction], again: Sequence[Certificate]
+    ) -> list[Prediction]:
         """Puts a unit's predictions; where another worker was first, its predictions are what counts."""
+        if again:
+            body = json.dumps(Certificate.together(again).row(), sort_keys=True, ensure_ascii=False).encode()
+            self._store.put_new(f"{CERTIFICATES}/{unit.id}.json", body)
+        order = {q.id: n for n, q in enumerate(q for g in unit.groups for q in g.questions)}
+        predictions.sort(key=lambda p: order[p.question_id])
         ledger = Ledger(self._store, PREDICTIONS, PREDICTION_SCHEMA)
         if not ledger.append(unit.id, predictions):
             return predictions_of(ledger.segment(unit.id))

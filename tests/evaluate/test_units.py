@@ -118,6 +118,9 @@ def test_a_number_of_actors_that_is_none(root, tiny_folder, tmp_path, actors):
     assert settings_of(root, tiny_folder, tmp_path, actors=2).actor_range == (2, 2)
 
 
+FILES = (("predictions", "arrow"), ("certificate", "json"))
+
+
 class Cutting(Teller):
     """Has no room for more than one medium at once; on the first time it is ended after the second cut."""
 
@@ -196,6 +199,20 @@ def test_a_medium_that_ends_its_worker_is_left_out_of_its_unit(root, tiny_folder
     assert {p.question_id for p in predictions if p.outcome is Outcome.FAILED} == lost
     assert {p.outcome for p in predictions if p.question_id not in lost} == {Outcome.OK}
     assert len(predictions) == unit.count
+
+
+def test_media_taken_alone_give_what_they_give_together(root, tiny_folder, tmp_path):
+    """The same rows in the same order, and the same certificate: chance kills leave no trace."""
+    made = []
+    for number in (0, attempts.WHOLE):
+        settings = settings_of(root, tiny_folder, tmp_path / f"run{number}")
+        work = Work(settings, str(root))
+        unit = make_plan(settings).units[0]
+        certified = frozenset(q.id for g in unit.groups for q in g.questions[:2])
+        attempt = attempts.Attempt(work.store, "attempts/answer/u", number)
+        Answerer(Teller(), work.store, certified)(unit, work.reader()(unit), attempt)
+        made.append([made_by(tmp_path / f"run{number}")[f"{n}/{unit.id}.{s}"] for n, s in FILES])
+    assert made[0] == made[1]
 
 
 def test_a_medium_that_ends_its_reader_is_left_out_of_its_unit(root, tiny_folder, tmp_path):
