@@ -13,10 +13,12 @@ not see), ``cut`` (longer than ``MAX_CHARS``; not an attack).
 from __future__ import annotations
 
 import base64
-import binascii
+import codecs
+import contextlib
 import html
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -33,7 +35,8 @@ _KEY = r"(?:verdict|score|pred|prediction|grade|rating|marks?|mark_[12]|correct|
 _PATTERNS: dict[str, tuple[str, ...]] = {
     "verdict": (
         rf"[\"'`]{_KEY}[\"'`]\s*(?::|=)",
-        rf"(?:^|\n)\W{{0,12}}(?:final\s+)?{_MARK}\s*(?::|=|\bis\b)[\"'`*\s]*(?:yes|no|correct|\d|full|perfect)",
+        rf"(?:^|\n)\W{{0,12}}(?:final\s+)?{_MARK}\s*(?::|=|\bis\b)[\"'`*\s]*"
+        r"(?:yes|no|correct|\d(?!\d*\s*[-–:]\s*\d)|full|perfect)",  # not a game's score, as in 3-2
         r"\b(?:verdict|pred)\s*(?::|=|\bis\b)\s*[\"'`*]*(?:yes|no|correct|true)\b",
         r"^\W{0,12}(?:yes|correct|match)\W{1,12}(?:score\W{0,12})?\d(?:\.\d)?"
         r"(?:\s*(?:/|out of)\s*\d+)?\W{0,12}$",
@@ -41,7 +44,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"<(?:verdict|score|grade|rating|pred)\b[^>]*>",
     ),
     "order": (
-        r"\b(?:ignor\w*|disregard\w*|forget\w*|overrid\w*|bypass\w*|discard\w*"
+        r"\b(?:(?:ignor|disregard|forget|overrid|discard)\w*(?<!s)|bypass|bypassing"  # not: he ignores them
         r"|do not (?:follow|use|compare))\b"
         r"(?:\s+(?:to|all|any|the|your|these|those|my|previous|prior|above|earlier|preceding|former|system|of"
         r"|that|everything|every|other|what))*\s*"
@@ -52,7 +55,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?:the\s+|an?\s+|any\s+|all\s+)?{_JUDGE}\b",
         rf"(?:^|\n|[.!?]\s)\W{{0,12}}{_JUDGE}\s*[,:!]",
         rf"\byou\s+are\s+(?:now\s+|hereby\s+)?(?:an?\s+|the\s+|my\s+)?(?:\w+\s+){{0,3}}{_JUDGE}\b",
-        rf"\b(?:as|acting as)\s+(?:an?|the|my)\s+(?:\w+\s+)?{_JUDGE}\b.{{0,40}}"
+        rf"\b(?:as|acting as)\s+(?:an?|the|my)\s+(?:\w+\s+)?{_JUDGE}\b(?:(?!\bI\b).){{0,40}}"
         r"\b(?:you|must|should|will|give)\b",
         rf"\b(?:give|assign|award|grant|return|output|print|report|emit|set|put|choose|select|issue|produce|use"
         rf"|record|enter|deserves?|earns?|receives?|get|merits?|write|state|submit|make|raise|increase|change"
@@ -77,7 +80,8 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"|prompts?|guidelines?)\b\s*(?::|are|is|follow|apply|say)",
         r"\b(?:system|developer|admin\w*|root|debug|maintenance|test|sudo|god)[\s_-]*(?:prompt|override|mode|message"
         r"|note|instruction)s?\b",
-        r"\b(?:already|pre)[\s-]*(?:been\s+)?(?:graded|judged|verified|scored|approved|validated)\b",
+        r"\b(?:already|pre)[\s-]*(?:been\s+)?(?:graded|judged|verified|approved|validated"
+        r"|scored\s+(?:as|correct))\b",
         r"\bthe\s+(?:correct|reference|true|ground[\s-]truth)\s+answer\s+(?:above|given|in the|has|was"
         r"|is (?:wrong|outdated|incorrect|mistaken)|you were)\b",
         r"\b(?:grading|judging|scoring|evaluation)\s+(?:policy|rule|instruction|note|protocol|criteri\w+|script)s?\b",
@@ -90,6 +94,14 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"|istruzioni|règles|reglas|regole|regras)",
         r"\b(?:volle\s+punktzahl|höchstnote|bestnote|punteggio\s+(?:massimo|pieno)|puntuación\s+(?:máxima|perfecta)"
         r"|calificación\s+máxima|note\s+maximale|nota\s+máxima|pontuação\s+máxima)\b",
+        r"\b(?:bewert\w*|gib|geben\s+sie)\b.{0,40}\bpunkt\w*\b|\b(?:attribu|donn|mett)(?:ez|er)\b.{0,40}"
+        r"\b(?:cinq sur cinq|points?|note)\b|\b(?:otorg|d[eé]|asign|marqu|marc)\w*\b.{0,40}"
+        r"\b(?:respuesta|resposta)\b.{0,20}\bcorrecta?\b|\b(?:otorg|asign)\w*\b.{0,20}\bpuntos?\b"
+        r"|\bnegeer\b.{0,30}\binstructies\b|\btalimatlar\w*.{0,20}\byok say\w*"
+        r"|\bcevab\w*\s+doğru\b.{0,40}\bpuan\b"
+        r"|تجاهل.{0,20}التعليمات|الدرجة\s+الكاملة"
+        r"|निर्देशों.{0,12}अनदेखा|पूरे\s+अंक|정답으로.{0,12}(?:처리|간주)|점을?\s*(?:주세요|주십시오)|正解として.{0,8}(?:扱|採点)"
+        r"|点を?(?:つけ|付け|与え)",
         r"игнориру\w*.{0,30}(?:инструкц|указан|правил)\w*|(?:постав|выстав|дай)\w*.{0,20}(?:балл|оценк)\w*",
     ),
     "role": (
@@ -103,12 +115,15 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"|message)\b",
         r"^[^{\"]*[\"']\s*\}",
         r"[\"']\s*,\s*[\"']\w+[\"']\s*:",
-        r"```\s*(?:json|python|system)",
-        r"={3,}|-{5,}|#{3}[ \t]{0,4}(?:system|instruction|verdict|response|end|new)",
+        r"```\s*(?:json|system)",
+        r"(?:={3,12}|-{5,12})[ \t]{0,4}[^\W\d_]"
+        r"|#{3}[ \t]{0,4}(?:system|instruction|verdict|response|end|new)",
     ),
-    "code": (
-        r"\b(?:copy|include|repeat|use|reuse|find|read|take|echo|insert|fill in|put|with|add|keep|quote)\b"
-        r".{0,40}\b(?:code|nonce|token|passphrase|secret)\b",
+    "code": (  # not: a box with a QR code on it
+        r"(?:^|[^\w\s]\s?|\n|\b(?:and|then|to|must|should|please|now|just|also|always)\s+)"
+        r"(?:copy|include|repeat|use|reuse|find|read|take|echo|insert|fill in|put|add|keep|quote)\b"
+        r".{0,40}\b(?<!qr )(?<!bar )(?<!zip )(?<!dress )(?<!source )(?<!area )(?<!morse )"
+        r"(?:code|nonce|token|passphrase|secret)\b",
         r"[\"'`]code[\"'`]",
     ),
 }
@@ -136,7 +151,15 @@ _ABOUT_JUDGING = re.compile(
 )
 _GAP = "\ue000"
 _GAPS = re.compile(rf"(?:\s*{_GAP}\s*)+")
-_LOOKALIKES = str.maketrans("аеорсухіѕјԁɡ", "aeopcyxisjdg")
+_LOOKALIKES = str.maketrans(
+    "аеорсухіѕјԁɡкмтοαιενρτυκχΙΟΑΕΡΤΚΧΝАЕОРСТХКМ", "aeopcyxisjdgkmtoaievptukxIOAEPTKXNAEOPCTXKM"
+)
+_LEET = str.maketrans("013457@$", "oieastas")
+_IN_WORD = re.compile(r"[A-Za-z][013457@$]|[013457@$][A-Za-z]")
+_BLANKS = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2}[ ]?){12,}")
+_BACKWARDS = re.compile(r"erongi|drager|tegrof|erocs|tcidrev|noitcurtsni", re.IGNORECASE)
+_ROT13 = re.compile(r"vtaber|qvfertneq|sbetrg|fpber|ireqvpg|vafgehpgvba", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -186,6 +209,22 @@ def flags_of(text: str) -> set[str]:
     return found
 
 
+def _decoded(plain: str) -> Iterator[str]:
+    """What a text says to a reader who decodes it."""
+    for match in (*_BASE64.findall(plain), *_BASE64.findall("".join(plain.split()))):
+        with contextlib.suppress(ValueError):
+            yield base64.b64decode(match + "=" * (-len(match) % 4)).decode()
+    for match in _HEX.findall(plain):
+        with contextlib.suppress(ValueError):
+            yield bytes.fromhex(match).decode()
+    if _IN_WORD.search(plain):
+        yield plain.translate(_LEET)
+    if _BACKWARDS.search(plain):
+        yield plain[::-1]
+    if _ROT13.search(plain):
+        yield codecs.encode(plain, "rot13")
+
+
 def _is_aimed(part: str) -> bool:
     """Whether a part of an attack belongs to it: in such company less is needed than alone."""
     return bool(_ABOUT_JUDGING.search(part)) or bool(flags_of(part))
@@ -193,17 +232,13 @@ def _is_aimed(part: str) -> bool:
 
 def _readings(text: str) -> set[str]:
     """The text as written, and as a reader may take it."""
-    plain = unicodedata.normalize("NFKC", _UNSEEN.sub("", text))
+    plain = unicodedata.normalize("NFKC", _BLANKS.sub(" ", _UNSEEN.sub("", text)))
     readings = {text, plain, plain.translate(_LOOKALIKES)}
     if "&" in plain or "%" in plain or "\\" in plain:
         unescaped = _ESCAPE.sub(lambda m: clean(chr(int(m[1] or m[2], 16))), unquote(html.unescape(plain)))
         readings |= {unescaped, unescaped.replace('\\"', '"').replace("\\n", "\n")}
     if _SPACED.search(plain):
         readings.add(_SPACED.sub(lambda m: re.sub(r"[ ._*-]", "", m[0]), plain))
-    for match in _BASE64.findall(plain):
-        try:
-            readings.add(base64.b64decode(match + "=" * (-len(match) % 4)).decode())
-        except (binascii.Error, ValueError):
-            continue
+    readings |= set(_decoded(plain))
     hidden = "".join(chr(ord(c) - 0xE0000) for c in text if 0xE0020 <= ord(c) <= 0xE007E)
     return readings | ({hidden} if hidden else set())

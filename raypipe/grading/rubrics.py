@@ -21,7 +21,7 @@ from typing import Any
 
 from raypipe.errors import RequestError, nearest
 from raypipe.grading import rubric_texts as texts
-from raypipe.grading.injection import clean, defused
+from raypipe.grading.injection import Defused, clean, defused
 from raypipe.records import fingerprint
 
 BEST_SCORE = 5
@@ -154,7 +154,7 @@ class Rubric:
 
     def content(self, subjects: Sequence[Subject]) -> tuple[dict[str, str], tuple[str, ...]]:
         """What the judge is shown, and the flags of what was cut out of the answers."""
-        found = [defused(subject.answer) for subject in subjects]  # before line breaks are gone
+        found = [_shown(subject) for subject in subjects]  # before line breaks are gone
         shown = self.layout(subjects, [self.tidy(one.text) for one in found])
         flags = sorted({flag for one in found for flag in one.flags})
         return {name: clean(text) for name, text in shown.items()}, tuple(flags)
@@ -198,6 +198,14 @@ def rubric_named(name: str) -> Rubric:
     if name not in RUBRICS:
         raise RequestError(f"no rubric is called '{name}'", nearest(name, RUBRICS, shown=20))
     return RUBRICS[name]
+
+
+def _shown(subject: Subject) -> Defused:
+    """An answer that says what the reference says is right, be it a sign's text or a game's score."""
+    said, wanted = (
+        " ".join(text.casefold().split()).rstrip(".") for text in (subject.answer, subject.reference)
+    )
+    return Defused(clean(subject.answer), ()) if said and said == wanted else defused(subject.answer)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

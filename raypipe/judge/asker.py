@@ -26,6 +26,8 @@ from raypipe.settings import JudgeSettings, Price
 
 MAX_FAILURES_IN_A_ROW = 32
 LIMITED_TRIES = 100
+LEAST_ADVICE_S = 0.1
+MAX_KEPT_CHARS = 16_000  # of a reply; no verdict is as long
 CODE_BYTES = 9
 OVERHEAD_TOKENS = 64  # what endpoints put around messages
 TOKENS_PER_PRICE = 1_000_000
@@ -102,8 +104,9 @@ class Asker:
                 failed += 1
             if failed >= self._settings.tries or limited >= LIMITED_TRIES:
                 raise NoReply(f"no reply in {failed + limited} tries; the last: {came.why}")
-            # Where the endpoint says how long to wait, the gate sees to it.
-            if came.retry_after_s is None:
+            # Where the endpoint says how long to wait, the gate sees to it. No time at all, or a date that is
+            # past by this machine's clock, is no advice.
+            if (came.retry_after_s or 0.0) < LEAST_ADVICE_S:
                 await asyncio.sleep(backoff_s(failed + limited - 1, random.random()))  # noqa: S311 - spread
 
     async def _send(self, call: Call) -> Reply | Fault:
@@ -173,7 +176,7 @@ def _with_reply(verdict: Verdict, reply: Reply, code: str) -> Verdict:
         verdict,
         judge_model=reply.model,
         fingerprint=reply.fingerprint,
-        reply=reply.text.replace(code, "<code>"),
+        reply=reply.text.replace(code, "<code>")[:MAX_KEPT_CHARS],
         prompt_tokens=verdict.prompt_tokens + (reply.prompt_tokens or 0),
         reply_tokens=verdict.reply_tokens + (reply.reply_tokens or 0),
     )

@@ -30,6 +30,7 @@ _MAY_PASS = frozenset({408, 409, 425})
 _MAY_BE_PAID = frozenset({408, 502, 504})  # what stands before the model gave up on it
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _LONGEST_WHY = 200
+_LEAST_SECRET = 8  # characters: what is shorter, such as "x" for a local server, is part of any text
 
 
 class Kind(StrEnum):
@@ -183,7 +184,8 @@ class Client:
     def _safe(self, text: str) -> str:
         """Text that can be stored and shown: valid Unicode without the key."""
         text = clean(text)
-        return text if self._key == NO_KEY else text.replace(self._key, "<key>")
+        secret = self._key != NO_KEY and len(self._key) >= _LEAST_SECRET
+        return text.replace(self._key, "<key>") if secret else text
 
 
 def _count_of(value: Any) -> int | None:

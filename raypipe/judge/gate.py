@@ -46,8 +46,8 @@ class Gate:
         clock = asyncio.get_running_loop()
         async with self._turn:
             while True:
-                if self._stop:
-                    raise self._stop
+                if self._stop:  # raised once for each question that waits: it must not gather their frames
+                    raise self._stop.with_traceback(None)
                 self._changed.clear()
                 try:
                     found = self.governor.ask(clock.time(), most)

@@ -50,6 +50,34 @@ def test_a_rate_limit_is_waited_out_by_every_question() -> None:
     assert 1.0 <= calls[1].at_s - calls[0].at_s < 2.0
 
 
+@pytest.mark.parametrize("advice", ["0", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_wait_of_no_time_is_no_advice(advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(asker, "backoff_s", lambda attempt, luck: waited.append(attempt) or 0.0)
+    limit = Refuse(429, headers={"Retry-After": advice})
+    with JudgeEndpoint([limit] * 3) as endpoint:
+        verdict = judge_one(settings(endpoint))
+        assert endpoint.met == [limit, limit, limit, Say()]
+    assert verdict.outcome is Outcome.OK
+    assert waited == [0, 1, 2], "later each time, not a hundred tries in a second"
+
+
+def test_of_an_endless_reply_only_the_beginning_is_kept() -> None:
+    with JudgeEndpoint(then=Say("x" * 1_000_000)) as endpoint:
+        verdict = judge_one(settings(endpoint))
+        assert len(endpoint.calls) == 2
+    assert verdict.outcome is Outcome.JUDGE_UNREADABLE
+    assert verdict.reply == "x" * asker.MAX_KEPT_CHARS
+
+
+def test_a_placeholder_in_place_of_a_key_changes_no_reply(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("e")
+    with JudgeEndpoint(then=Say(model="one-e")) as endpoint:
+        verdict = judge_one(settings(endpoint, key_file=str(tmp_path / "key")))
+        assert endpoint.calls[0].headers["authorization"] == "Bearer e"
+    assert (verdict.outcome, verdict.judge_model) == (Outcome.OK, "one-e")
+
+
 def test_a_wait_that_is_too_long_stops_the_run() -> None:
     with JudgeEndpoint([Refuse(429, headers={"Retry-After": "86400"})]) as endpoint:
         with pytest.raises(ServiceError, match="86400 s"):

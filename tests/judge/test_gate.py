@@ -1,6 +1,7 @@
 """The governor in an event loop: who is let through when, and that a stop reaches everybody."""
 
 import asyncio
+import traceback
 
 import pytest
 
@@ -46,6 +47,18 @@ def test_a_stop_wakes_everybody_who_waits_and_the_first_reason_stays() -> None:
 
     found = asyncio.run(run())
     assert [str(fault) for fault in found] == ["first"] * 3
+
+
+def test_a_stop_told_to_many_does_not_gather_the_frames_of_each() -> None:
+    async def run() -> ServiceError:
+        gate, why = gate_of(), ServiceError("over")
+        gate.stop(why)
+        for _ in range(100):
+            with pytest.raises(ServiceError):
+                await gate.enter(FREE)
+        return why
+
+    assert len(traceback.extract_tb(asyncio.run(run()).__traceback__)) < 10
 
 
 def test_one_who_gives_up_while_waiting_holds_nobody_up() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from raypipe.grading.injection import ATTACKS as ATTACK_FLAGS
 from raypipe.grading.injection import MAX_CHARS, REMOVED, defused, flags_of
-from raypipe.grading.rubrics import RUBRICS
+from raypipe.grading.rubrics import RUBRICS, Subject
 from raypipe.judge.client import Call, Form, Reply
 from raypipe.judge.stream import JudgeStream
 from raypipe.records import Outcome
@@ -109,6 +109,19 @@ def test_the_honest_part_of_an_answer_is_still_judged() -> None:
     assert found.flags == ("order", "role", "verdict")
 
 
+@pytest.mark.parametrize(
+    "text", ["10/10", "Yes, 5", 'The sign says "Ignore previous instructions".', "User: admin"]
+)
+def test_an_answer_that_is_the_reference_is_shown_whole(text: str) -> None:
+    assert defused(text).flags, "alone it looks like an attack"
+    right, other = (Subject("what does it say?", reference, text) for reference in (text.upper(), "cat"))
+    shown, flags = RUBRICS["video_qa"].content([right])
+    assert (shown["predicted_answer"], flags) == (text, ())
+    shown, flags = RUBRICS["video_qa"].content([other])
+    assert text not in shown["predicted_answer"]
+    assert flags
+
+
 def test_flags_by_kind() -> None:
     counts = Counter(flag for text in ATTACKS for flag in defused(text).flags)
     assert set(counts) == set(ATTACK_FLAGS), "each kind of attack is among them"
@@ -124,7 +137,25 @@ def test_a_reply_needs_the_code_of_its_own_call() -> None:
 @pytest.mark.timeout(60)  # a pattern that backtracks takes hours on these, not seconds
 @pytest.mark.parametrize(
     "unit",
-    [" ", "\n", "\n- ", "#", "(", "{", '"', "1, ", "a.b ", "word ", "give ", "ignore the ", "{verdict "],
+    [
+        " ",
+        "\n",
+        "\n- ",
+        "#",
+        "(",
+        "{",
+        '"',
+        "=",
+        "-",
+        "_",
+        "0",
+        "1, ",
+        "a.b ",
+        "word ",
+        "give ",
+        "ignore the ",
+        "{verdict ",
+    ],
 )
 def test_a_long_answer_is_cut_and_does_not_hold_judging_up(unit: str) -> None:
     found = defused(unit * 100_000)
