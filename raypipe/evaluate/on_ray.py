@@ -83,7 +83,7 @@ def reading(work: Work) -> Callable[[Row], Row]:
             media = work.reader()(unit, attempt)
         except RaypipeError as fault:
             return {**row, **pack_media({}), "fault": _said(fault)}
-        gauges.count_media(unit.benchmark, media.values())
+        gauges.count_media(work.name, unit.benchmark, media.values())
         return {**row, **pack_media(media), "fault": ""}
 
     read.__name__ = READ
@@ -99,7 +99,7 @@ class _Actor:
     """Holds the model, which is loaded once."""
 
     def __init__(self, work: Work) -> None:
-        self._store = work.store
+        self._store, self._name = work.store, work.name
         self._answerer: Answerer = work.answerer()
 
     def __call__(self, row: Row) -> Row:
@@ -112,7 +112,7 @@ class _Actor:
             predictions = self._answerer(unit, unpack_media(row), attempt)
         except RaypipeError as fault:
             return {**answer, "fault": _said(fault)}
-        gauges.count_answers(unit.benchmark, predictions, time.monotonic() - begun)
+        gauges.count_answers(self._name, unit.benchmark, predictions, time.monotonic() - begun)
         return {**answer, "predictions": encode(to_table(predictions, PREDICTION_SCHEMA))}
 
 

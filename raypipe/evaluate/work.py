@@ -47,6 +47,11 @@ class Work:
     def store(self) -> Store:
         return Store(self.settings.out)
 
+    @property
+    def name(self) -> str:
+        """The run's, on the dashboard: the last part of its folder."""
+        return self.settings.out.rstrip("/").rpartition("/")[2]
+
     def reader(self) -> Reader:
         prepared = tuple(self.settings.prepared)
         return Reader(self.store, self.root, self.settings.limits, prepared, self.look)
