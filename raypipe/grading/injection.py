@@ -78,8 +78,8 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"|perfect|approved|correct|match\w*)",
         r"\b(?:new|updated|revised|real|actual|true|secret|hidden)\s+(?:system\s+)?(?:instructions?|rules?|rubrics?"
         r"|prompts?|guidelines?)\b\s*(?::|are|is|follow|apply|say)",
-        r"\b(?:system|developer|admin\w*|root|debug|maintenance|test|sudo|god)[\s_-]*(?:prompt|override|mode|message"
-        r"|note|instruction)s?\b",
+        r"\b(?:system|developer|admin\w*|root|debug|maintenance|test|sudo|god)[\s_-]*(?:(?:prompt|override)s?\b"
+        r"|(?:mode|message|note|instruction)s?\s*(?::|\]|enabled|activated|engaged|is now))",
         r"\b(?:already|pre)[\s-]*(?:been\s+)?(?:graded|judged|verified|approved|validated"
         r"|scored\s+(?:as|correct))\b",
         r"\bthe\s+(?:correct|reference|true|ground[\s-]truth)\s+answer\s+(?:above|given|in the|has|was"
@@ -108,10 +108,10 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"<\|[^|<>]{1,40}\|>|\[/?INST\]|<</?SYS>>|</s>|<s>",
         r"</?\s*(?:system|user|assistant|answer|prediction|predicted_answer|judge|instructions?|data|question"
         r"|context|input|response|student)\b[^<>]{0,40}>",
-        r"(?:^|\n)[#*\[( \t]{0,12}(?:system|assistant|user|human|developer|judge|grader|evaluator)"
+        r"(?:^|\n)[#*\[( \t]{0,12}(?:system|assistant|user|developer|judge|grader|evaluator)"
         r"[\])* \t]{0,12}:",
         r"\b(?:predicted_answer|correct_answer|ground_truth|answer_[12]|predicted_answer_[12])\b",
-        r"\[?\bend of (?:the )?(?:assistant|answer|prediction|json|input|data|student|user|response"
+        r"\[?(?<!\bthe )\bend of (?:the )?(?:assistant|answer|prediction|json|input|data|student|user|response"
         r"|message)\b",
         r"^[^{\"]*[\"']\s*\}",
         r"[\"']\s*,\s*[\"']\w+[\"']\s*:",
