@@ -112,7 +112,7 @@ class Book:
         return [replace(v, question_id=question_id) for v, question_id in found if v is not None]
 
     def paid(self) -> list[Verdict]:
-        """The verdicts of this start that were asked for."""
+        """The run's verdicts that the cache lacked when this start began."""
         return self._paid
 
     def write_view(self, verdicts: Sequence[Verdict]) -> None:
@@ -124,24 +124,28 @@ class Book:
     def _take_over(self, new: Mapping[str, Entry]) -> list[Verdict]:
         """Settles what is known; returns the rows that the ledger lacks of it.
 
+        What other runs have by another snapshot than this one's is of no use here, and asked.
+
         Raises:
-            ServiceError: some of it is by another snapshot than the rest, and is not to be judged again.
+            ServiceError: some of this run's own is by another snapshot than the rest, and is not to be judged
+                again.
         """
         own = self._own.find(list(new))
-        elsewhere = [key for key in new if key not in own and key not in self._known]
-        cached = self._cache.find(elsewhere) if self._cache and elsewhere else {}
+        cached = self._cache.find(list(new)) if self._cache else {}
         found = {k: own.get(k) or ([self._known[k]] if k in self._known else cached.get(k, [])) for k in new}
-        self._choose_snapshot(found.values())
+        self._choose_snapshot(own.values() if own else found.values())
         rows: list[Verdict] = []
         for key, verdicts in found.items():
             entry = new[key]
             of_snapshot = [v for v in verdicts if self._name(v) == self._snapshot]
-            if verdicts and not of_snapshot and self._settings.new_snapshot == "stop":
+            if key in own and not of_snapshot and self._settings.new_snapshot == "stop":
                 raise self._mixed(self._snapshot or "", self._name(verdicts[0]))
             if not of_snapshot:
                 continue
             entry.verdict = of_snapshot[0]
             self.settled += len(entry.question_ids)
+            if key in own and key not in cached:
+                self._paid.append(entry.verdict)  # by a start that was killed before it shared them
             has = {v.question_id for v in of_snapshot} if key in own else set()
             rows += [row for row in shared(entry.verdict, entry.question_ids) if row.question_id not in has]
         return rows

@@ -321,6 +321,10 @@ class _Asking:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        judged = [(entry, verdict) for entry, verdict, _ in self._done]
+        if judged:  # paid, and waiting for the commit before theirs
+            with contextlib.suppress(ServiceError):
+                await self._loop.run_in_executor(None, self._commit_to, judged)
         await self._sender.close()
         await self._loop.shutdown_default_executor()
 

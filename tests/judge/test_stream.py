@@ -1,5 +1,6 @@
 """A stream of answers to a judge: what is returned when, what is shared, and what stops it."""
 
+import asyncio
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -358,3 +359,60 @@ def test_runs_share_verdicts_through_a_cache(tmp_path: Path) -> None:
         assert len(endpoint.calls) == 7, "another judge is another judge"
     assert made[1] == made[2]
     assert [v.question_id for v in rows(Store(str(tmp_path / "run2")))] == [f"q{i}" for i in range(6)]
+
+
+def test_an_older_snapshot_in_the_cache_is_no_change_of_the_judge(tmp_path: Path) -> None:
+    cache, run = str(tmp_path / "cache"), Store(str(tmp_path / "run"))
+    with (
+        JudgeEndpoint(then=Say(model="old")) as endpoint,
+        stream_of(Store(str(tmp_path / "older")), endpoint, cache=cache) as stream,
+    ):
+        stream.add([prediction(number) for number in range(1, 4)])
+        stream.finish()
+    with JudgeEndpoint(then=Say(model="new")) as endpoint:
+        with stream_of(run, endpoint, cache=cache) as stream:
+            stream.add([prediction(0)])
+            stream._asking.wait()
+            stream.add([prediction(1)])
+            assert [v.judge_model for v in stream.finish()] == ["new", "new"]
+        with stream_of(run, endpoint, cache=cache) as stream:
+            stream.add([prediction(number) for number in range(4)])
+            assert [v.judge_model for v in stream.finish()] == ["new"] * 4
+        assert len(endpoint.calls) == 4
+
+
+def test_what_a_killed_start_paid_is_shared_by_the_next_one(tmp_path: Path) -> None:
+    run, cache = Store(str(tmp_path / "run")), str(tmp_path / "cache")
+    with JudgeEndpoint() as endpoint:
+        with stream_of(run, endpoint) as killed:  # it did not come to write into the cache
+            killed.add([prediction(0)])
+            killed.finish()
+        for store in (run, run, Store(str(tmp_path / "other"))):
+            with stream_of(store, endpoint, cache=cache) as stream:
+                stream.add([prediction(0)])
+                assert [v.outcome for v in stream.finish()] == [Outcome.OK]
+        assert len(endpoint.calls) == 1
+
+
+def test_a_reply_that_waits_for_the_commit_before_its_own_is_kept_at_the_end(store: Store) -> None:
+    begun, end = threading.Event(), threading.Event()
+    with JudgeEndpoint() as endpoint, stream_of(store, endpoint, concurrency=2) as stream:
+        asking, commit = stream._asking, stream._asking._commit_to
+
+        def held(done):
+            begun.set()
+            assert end.wait(20)
+            return commit(done)
+
+        async def second_is_there() -> None:
+            while not asking._done:
+                await asyncio.sleep(0)
+            asking._committer.add_done_callback(lambda _: end.set())
+
+        asking._commit_to = held
+        stream.add([prediction(0)])
+        assert begun.wait(20)
+        stream.add([prediction(1)])
+        asking._run(second_is_there()).result(20)
+    assert end.is_set()
+    assert {v.question_id for v in rows(store)} == {"q0", "q1"}
