@@ -111,8 +111,8 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"(?:^|\n)[#*\[( \t]{0,12}(?:system|assistant|user|developer|judge|grader|evaluator)"
         r"[\])* \t]{0,12}:",
         r"\b(?:predicted_answer|correct_answer|ground_truth|answer_[12]|predicted_answer_[12])\b",
-        r"\[?(?<!\bthe )\bend of (?:the )?(?:assistant|answer|prediction|json|input|data|student|user|response"
-        r"|message)\b",
+        r"\[?(?<!\bthe )\bend of (?:the )?(?:assistant|answer|prediction|json|input|data|student|user"
+        r"|response|message)\b",
         r"^[^{\"]*[\"']\s*\}",
         r"[\"']\s*,\s*[\"']\w+[\"']\s*:",
         r"```\s*(?:json|system)",

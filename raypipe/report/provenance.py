@@ -20,6 +20,8 @@ def evaluation_entry(run: EvaluationRun) -> dict[str, Any]:
     """What was evaluated, by whom it was judged, how it ended and what it took."""
     settings = run.header.settings
     asked = sum(len(rows) for rows in run.predictions.values())
+    # A run that was taken up again still has the manifest of before, which may be of another checkpoint.
+    facts = run.header.manifest.get("facts") or {} if run.header.complete else {}
     return {
         "label": run.label,
         "path": run.header.path,
@@ -31,7 +33,7 @@ def evaluation_entry(run: EvaluationRun) -> dict[str, Any]:
         "limit": settings.get("limit"),
         "judge": judge_of(run),
         "questions": asked,
-        "certificate": (run.header.manifest.get("facts") or {}).get("certificate"),
+        "certificate": facts.get("certificate"),
         "cost": cost_of(run),
     }
 

@@ -14,6 +14,7 @@ from raypipe.errors import RequestError
 from raypipe.records import Outcome
 from raypipe.report.collect import read_evaluation
 from raypipe.report.run import report_runs
+from raypipe.store.run import Manifest, Run
 from tests.report import runs
 
 
@@ -186,6 +187,21 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     assert report["evaluations"][0]["complete"] is False
     assert any("m is not finished" in note for note in report["notes"])
     assert any("first 6 questions" in note for note in report["notes"])
+
+
+def test_a_run_that_was_taken_up_again_shows_no_certificate_of_its_older_answers(tmp_path: Path) -> None:
+    made = [runs.prediction(q, "yes") for q in runs.pope_questions(1)]
+    path = runs.evaluate_run(tmp_path / "run", made)
+    found = {"asked": 1, "equal": 1, "differences": [], "failed": []}
+    run = Run.open(path)
+    run.commit(Manifest("evaluate", [], {"inputs": 1, "ok": 1}, facts={"certificate": found}))
+
+    def shown() -> object:
+        return report_runs([("m", path)], out=str(tmp_path / "out"))["evaluations"][0]["certificate"]
+
+    assert shown() == found
+    run.reopen()
+    assert shown() is None
 
 
 def test_wrong_requests_name_the_next_step(tmp_path: Path) -> None:
