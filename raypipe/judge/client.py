@@ -108,6 +108,8 @@ class Client:
         self._client = openai.AsyncOpenAI(
             base_url=url, api_key=self._key, timeout=settings.timeout_s, max_retries=0, http_client=http
         )
+        if settings.base_url:  # whose account at OpenAI it is concerns no other endpoint
+            self._client.organization = self._client.project = None
 
     def __repr__(self) -> str:
         return f"Client({self._settings.name!r}, {self._settings.model!r} at {self._host})"

@@ -62,6 +62,14 @@ def test_a_wait_of_no_time_is_no_advice(advice: str, monkeypatch: pytest.MonkeyP
     assert waited == [0, 1, 2], "later each time, not a hundred tries in a second"
 
 
+def test_an_account_at_openai_is_told_to_no_other_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-0123")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-0123")
+    with JudgeEndpoint() as endpoint:
+        assert judge_one(settings(endpoint)).outcome is Outcome.OK
+        assert "0123" not in str(endpoint.calls[0].headers)
+
+
 def test_of_an_endless_reply_only_the_beginning_is_kept() -> None:
     with JudgeEndpoint(then=Say("x" * 1_000_000)) as endpoint:
         verdict = judge_one(settings(endpoint))
