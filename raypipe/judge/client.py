@@ -22,7 +22,15 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from raypipe.grading.injection import clean
-from raypipe.judge.endpoint import NO_KEY, base_url_of, find_key, host_of, is_loopback, retry_after_s
+from raypipe.judge.endpoint import (
+    NO_KEY,
+    OPENAI_URL,
+    base_url_of,
+    find_key,
+    host_of,
+    is_loopback,
+    retry_after_s,
+)
 from raypipe.settings import JudgeSettings
 
 _REFUSED = {401: "the key", 402: "the account", 403: "the key", 404: "the address or the model"}
@@ -108,7 +116,7 @@ class Client:
         self._client = openai.AsyncOpenAI(
             base_url=url, api_key=self._key, timeout=settings.timeout_s, max_retries=0, http_client=http
         )
-        if settings.base_url:  # whose account at OpenAI it is concerns no other endpoint
+        if not url.startswith(OPENAI_URL):  # whose account at OpenAI it is concerns no other endpoint
             self._client.organization = self._client.project = None
 
     def __repr__(self) -> str:
