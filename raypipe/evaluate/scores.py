@@ -61,7 +61,7 @@ def summarise(
             "waits_for_judge": waits,
             "answers_only": answers_only,
             **({"split": benchmark.split} if benchmark.split else {}),
-            "outcomes": _outcomes(items, verdicts),
+            "outcomes": _outcomes(items, verdicts, judged and benchmark.rule is None and not answers_only),
             **({"flagged": _flagged(items, verdicts)} if judged and benchmark.rubric is not None else {}),
         }
     certified = {"certificate": certificate.row()} if certificate else {}
@@ -137,9 +137,16 @@ def _graded(
     return benchmarks.grade_answer(benchmark, prediction, verdicts.get(prediction.question_id))
 
 
-def _outcomes(items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, int]:
-    ended = (str(outcome_with(p, verdicts.get(p.question_id, ()))) for p in items)
-    return dict(Counter(ended))
+def _outcomes(
+    items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]], by_judge: bool
+) -> dict[str, int]:
+    """How many questions ended how; with ``by_judge`` an answer that no verdict is on did not end well."""
+    ended: Counter[str] = Counter()
+    for prediction in items:
+        mine = verdicts.get(prediction.question_id, ())
+        lacks = by_judge and not mine and prediction.outcome in ANSWERED
+        ended[str(Outcome.JUDGE_FAILED if lacks else outcome_with(prediction, mine))] += 1
+    return dict(ended)
 
 
 def _flagged(items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]]) -> int:

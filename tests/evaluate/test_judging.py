@@ -281,7 +281,7 @@ def test_progress_tells_rates_outcomes_time_and_verdicts(root, tiny_folder, tmp_
     unit = units[1]
     answers = Answerer(Teller(), work.store)(unit, work.reader()(unit))
     tally.add(Done(unit.id, tuple(answers)))
-    assert tally.line(102.0) == "4/8 questions, 1.0/s, 0.5 media/s, 2 answered, 0 failed, 4 s left"
+    assert tally.line(102.0) == "4/8 questions, 1.0/s, 0.5 media/s, now 2 answered, 0 failed, 4 s left"
     tally.judged, tally.to_judge, tally.cost_usd = 1, 2, 0.25
     assert tally.line(102.0).endswith("4 s left, 1/2 judged, $0.25")
 
