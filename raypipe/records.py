@@ -53,7 +53,7 @@ class Outcome(StrEnum):
     MEDIUM_BAD = "medium_bad"  # missing or unreadable medium: not asked
     FAILED = "failed"  # generation failed
     JUDGE_UNREADABLE = "judge_unreadable"  # the judge answered, but not with a verdict
-    JUDGE_FAILED = "judge_failed"  # the judge did not answer
+    JUDGE_FAILED = "judge_failed"  # no verdict: the judge did not answer, or had nothing to judge by
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,22 @@ def ledger_of(run: Run) -> Ledger:
     return Ledger(run.store, PREDICTIONS, PREDICTION_SCHEMA)
 
 
-def committed_units(run: Run, wanted: Collection[str]) -> set[str]:
-    """Those of some units that the run would not carry out again; nothing is changed."""
+def asked_again(run: Run, retry_bad: bool) -> set[Outcome]:
+    """The outcomes that a start of a run does not leave as they are."""
+    failed = {Outcome.FAILED} if run.complete else set()
+    return failed | ({Outcome.MEDIUM_BAD} if retry_bad else set())
+
+
+def committed_units(run: Run, wanted: Collection[str], *, retry_bad: bool = False) -> set[str]:
+    """Those of some units that the run would not carry out again; nothing is changed.
+
+    Args:
+        retry_bad: units with a medium that could not be shown are carried out again.
+    """
     ledger = ledger_of(run)
     held = ledger.names() & set(wanted)
-    if run.complete:
-        held -= {n for n in held if any(r["outcome"] == Outcome.FAILED for r in ledger.segment(n))}
+    if again := asked_again(run, retry_bad):
+        held -= {n for n in held if any(r["outcome"] in again for r in ledger.segment(n))}
     return held
 
 
@@ -45,10 +55,11 @@ def held_units(run: Run, plan: Plan) -> set[str]:
     """The units of a plan that are committed; what is of another plan (an older checkpoint) is removed.
 
     A finished run that is started again asks the questions again that its model could not be asked: what
-    refused then may not refuse now. One that was stopped goes on, and takes up nothing that it committed.
+    refused then may not refuse now. One that was stopped goes on, and takes up nothing that it committed, but
+    for media that could not be shown where ``retry_bad`` was set.
     """
     wanted, there = {u.id for u in plan.units}, ledger_of(run).names()
-    held = committed_units(run, wanted)
+    held = committed_units(run, wanted, retry_bad=plan.retry_bad)
     if held != there or held != wanted:
         run.reopen()
         unseal(run.store)

@@ -31,6 +31,7 @@ class Way:
 
     Attributes:
         aspect: "pad" or "square": how an image becomes a square (see ``model.pixels``).
+        max_new_tokens: the most tokens of an answer; an answer also ends where the model's context does.
     """
 
     template: str

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from raypipe.benchmark import Asks, Benchmark, wants_judge
-from raypipe.evaluate.commit import committed_units, ledger_of
+from raypipe.evaluate.commit import asked_again, committed_units, ledger_of
 from raypipe.evaluate.engines import Subject, glance_at, subject_of
 from raypipe.evaluate.plan import Unit, choose_benchmarks, located, named_benchmarks, units_of
 from raypipe.evaluate.prepared import PreparedFrames, check_prepared
@@ -24,7 +24,7 @@ from raypipe.model.build import folder_of
 from raypipe.model.cards import Card
 from raypipe.model.facts import BYTES, cache_bytes_per_token, parameters_of
 from raypipe.model.near import bytes_to_fetch
-from raypipe.records import MediumRef, Outcome, Prediction, predictions_of
+from raypipe.records import MediumRef, Prediction, predictions_of
 from raypipe.settings import EvaluateSettings, JudgeSettings
 from raypipe.store.run import SETTINGS, Run
 
@@ -146,10 +146,10 @@ def _there(settings: EvaluateSettings) -> Run | None:
 def _held(run: Run, units: Sequence[Unit], settings: EvaluateSettings) -> set[str]:
     """The units that are committed."""
     if settings.served is None:
-        return committed_units(run, {u.id for u in units})
+        return committed_units(run, {u.id for u in units}, retry_bad=settings.retry_bad)
     rows = ledger_of(run).rows()
-    failed = Outcome.FAILED if run.complete else None
-    answered = {row["question_id"] for row in rows if row["outcome"] != failed}
+    again = asked_again(run, settings.retry_bad)
+    answered = {row["question_id"] for row in rows if row["outcome"] not in again}
     return {u.id for u in units if all(q.id in answered for g in u.groups for q in g.questions)}
 
 

@@ -16,17 +16,16 @@ from raypipe.records import MediumKind
 
 @dataclass(frozen=True)
 class Row:
-    """One question: what of its prompt comes after the prefix, and the prefix."""
+    """One question: what of its prompt comes after the prefix, the prefix, and the answer's most tokens."""
 
     ids: tuple[int, ...]
     kind: MediumKind | None
     prefix: Prefix
+    limit: int
 
 
-def greedy(
-    model: Any, family: Family, rows: Sequence[Row], ends: Collection[int], limit: int
-) -> list[list[int]]:
-    """The ids of each answer, without the one that ends it, at most ``limit``.
+def greedy(model: Any, family: Family, rows: Sequence[Row], ends: Collection[int]) -> list[list[int]]:
+    """The ids of each answer, without the one that ends it, at most its row's ``limit``.
 
     The rest of the prompts is padded on the right, and each row counts its own positions, so an answer does
     not depend on what else is in the batch but for rounding. Rows that have ended are taken out once they are
@@ -34,7 +33,7 @@ def greedy(
     """
     device = model.get_input_embeddings().weight.device
     longest = max(r.prefix.length for r in rows)
-    asked = max(len(r.ids) for r in rows)
+    asked, limit = max(len(r.ids) for r in rows), max(r.limit for r in rows)
     mask_BK = torch.ones(len(rows), longest + asked + limit, dtype=torch.bool)
     for number, row in enumerate(rows):
         mask_BK[number, row.prefix.length : longest] = False
@@ -60,7 +59,7 @@ def greedy(
                 continue
             if token not in ends:
                 made[place].append(token)
-            if token in ends or len(made[place]) == limit:
+            if token in ends or len(made[place]) == rows[place].limit:
                 going.remove(place)
         if not going:
             return made

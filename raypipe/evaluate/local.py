@@ -16,6 +16,7 @@ import torch
 from raypipe.errors import RequestError, ServiceError
 from raypipe.evaluate.batches import Cuts, Span, planned
 from raypipe.evaluate.certificate import Alone
+from raypipe.evaluate.context import Context, TooLong
 from raypipe.evaluate.engine import UNCUT, Reply, Shown, Split, Way
 from raypipe.evaluate.greedy import Row, greedy
 from raypipe.evaluate.prefix import Prefix, prefill, spliced
@@ -42,6 +43,9 @@ def load_engine(model: str, base: str | None, precision: str, batch: int) -> Loc
 class LocalEngine:
     """Generation on this process's device.
 
+    An answer has at most ``Way.max_new_tokens`` tokens, and at most as many as the model's context has left
+    after the prompt. A prompt that leaves no room for one token is not asked: its reply is a failed one.
+
     Args:
         precision: "fp32" or "bf16": of the weights. What a model keeps beside them, as the frequencies of its
             positions, stays as exact as it is.
@@ -66,6 +70,7 @@ class LocalEngine:
         for parameter in model.model.parameters():
             parameter.data = parameter.data.to(self.dtype)
         self.loaded, self.model, self._batch = model, whole(model.model), batch
+        self.context = Context.of(self.model.config.text_config)
 
     def answer(
         self,
@@ -113,6 +118,7 @@ class LocalEngine:
     def _alone(self, shown: Shown, prompt: str, way: Way) -> Alone:
         chat, kind, visual = self.loaded.chat(way.template), shown.kind, None
         ids = chat.prompt(prompt, (kind,) if kind else ())
+        limit = self.context.room(len(ids), way.max_new_tokens)
         if kind:
             (visual,) = self.visual(kind, [self.pixels(shown.frames, kind, way.aspect)])
         embeds_LD, _ = spliced(self.model, self.loaded.family, ids, kind, visual)
@@ -120,7 +126,7 @@ class LocalEngine:
         out = self.model.generate(
             inputs_embeds=embeds_LD[None],
             attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device),
-            max_new_tokens=way.max_new_tokens,
+            max_new_tokens=limit,
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
@@ -163,6 +169,7 @@ class _Call:
         self._engine, self._shown, self._way, self._cuts = engine, shown, way, cuts
         self._chat = engine.loaded.chat(way.template)
         self._ends = engine.ends(self._chat)
+        self._limits: dict[tuple[int, int], int] = {}  # most tokens of an answer, by medium and question
         self._replies: list[list[Reply | None]] = [[None] * len(s.prompts) for s in shown]
         self._plan = planned([self._encoded(number, one) for number, one in enumerate(shown)])
         self._held: dict[int, Prefix] = {}
@@ -192,8 +199,10 @@ class _Call:
         made: list[tuple[int, ...] | None] = []
         for place, prompt in enumerate(one.prompts):
             try:
-                made.append(self._chat.prompt(prompt, (one.kind,) if one.kind else ()))
-            except ChatError as fault:
+                ids = self._chat.prompt(prompt, (one.kind,) if one.kind else ())
+                self._limits[number, place] = self._engine.context.room(len(ids), self._way.max_new_tokens)
+                made.append(ids)
+            except (ChatError, TooLong) as fault:
                 made.append(None)
                 self._replies[number][place] = Reply("", 0, _said(fault))
         return made
@@ -207,13 +216,14 @@ class _Call:
             if asked.medium in self._lost:
                 self._fail(place, self._lost[asked.medium])
                 continue
-            kind = self._shown[self._plan.media[asked.medium].place].kind
+            number = self._plan.media[asked.medium].place
+            limit = self._limits[number, asked.place]
             places.append(place)
-            rows.append(Row(asked.ids, kind, self._held[asked.medium]))
+            rows.append(Row(asked.ids, self._shown[number].kind, self._held[asked.medium], limit))
         if not rows:
             return
         engine = self._engine
-        made = greedy(engine.model, engine.loaded.family, rows, self._ends, self._way.max_new_tokens)
+        made = greedy(engine.model, engine.loaded.family, rows, self._ends)
         for place, tokens in zip(places, made, strict=True):
             self._put(place, Reply(self._chat.decode(tokens), len(tokens), "", tuple(tokens)))
 

@@ -91,6 +91,7 @@ class Plan:
         missing: benchmarks without data, with the file that is not there.
         benchmarks: those that are asked, by name.
         certified: the questions to be asked once more, one at a time.
+        retry_bad: committed units with a medium that could not be shown are carried out again.
     """
 
     units: tuple[Unit, ...]
@@ -99,6 +100,7 @@ class Plan:
     weights: str
     certified: frozenset[str]
     tree: Tree
+    retry_bad: bool = False
 
 
 def located(settings: EvaluateSettings) -> EvaluateSettings:
@@ -138,7 +140,8 @@ def _plan_of(settings: EvaluateSettings, tree: Tree) -> Plan:
         units += units_of(benchmark, settings, subject, tree)
     chosen_questions = frozenset(_sample(units, settings.certificate))
     named = {b.name: b for b in chosen}
-    return Plan(tuple(units), missing, named, subject.weights, chosen_questions, tree)
+    weights = subject.weights
+    return Plan(tuple(units), missing, named, weights, chosen_questions, tree, settings.retry_bad)
 
 
 def units_of(

@@ -59,7 +59,8 @@ class Tally:
         parts = [f"{done}/{self.questions} questions"]
         if self.done:
             parts.append(f"{self.done / took:.1f}/s, {self.media / took:.1f} media/s")
-            parts.append(f"{self.answered} answered, {self.failed} failed")
+            now_only = "now " if self.before else ""  # what was committed before is in the first number alone
+            parts.append(f"{now_only}{self.answered} answered, {self.failed} failed")
         left = self.seconds_left(now)
         if left is not None and done < self.questions:
             parts.append(f"{_duration(left)} left")

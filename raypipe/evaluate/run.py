@@ -10,12 +10,12 @@ from raypipe import benchmark as benchmarks
 from raypipe.evaluate.attempts import forget
 from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, media_of, predictions_in
 from raypipe.evaluate.engines import look_of
-from raypipe.evaluate.judging import Judging
+from raypipe.evaluate.judging import Judging, is_judged, verdicts_in, with_judge_before
 from raypipe.evaluate.plan import Plan, Unit, located, make_plan
 from raypipe.evaluate.progress import Tally
 from raypipe.evaluate.scores import check_coverage, summarise, write_scores
 from raypipe.evaluate.work import Done, Work, in_process
-from raypipe.records import predictions_of
+from raypipe.records import Prediction, predictions_of
 from raypipe.settings import EvaluateSettings, JudgeSettings
 from raypipe.store.files import Store
 from raypipe.store.lease import Lease
@@ -44,8 +44,8 @@ def evaluate(
 
     Raises:
         RequestError: unknown benchmark, missing model or data, no key for the judge.
-        ServiceError: the judge refuses, or another driver is at work on the folder. All answers are
-            committed where it is the judge.
+        ServiceError: the judge refuses or is down, or another driver is at work on the folder. All answers
+            are committed where it is the judge.
         BudgetError: a benchmark's coverage is under the floor; everything answered is committed.
     """
     settings = located(settings)
@@ -67,13 +67,10 @@ def evaluate(
                 progress=judged_so_far,
             )
         )
-        run = Run.start(settings.out, "evaluate", settings)  # last: a wrong request leaves no folder behind
+        # Last: a wrong request leaves no folder behind.
+        run = Run.start(settings.out, "evaluate", with_judge_before(settings))
         lease = stack.enter_context(Lease.take(run.store))
-        held = held_units(run, plan)
-        tally.holds(held)
-        for unit in plan.units:
-            if unit.id in held and judging.wants(unit.benchmark):
-                judging.add(predictions_of(ledger_of(run).segment(unit.id)))
+        held = _go_on(run, plan, judging, tally)
         for done in _carry_out(settings, plan, held, execute):
             judging.add(done.predictions)
             tally.add(done)
@@ -83,20 +80,9 @@ def evaluate(
         predictions = predictions_in(run)
         lease.seal()
         commit(run, plan, predictions)
-        verdicts = judging.finish()
-        judged = settings.judge is not None
-        summary = summarise(
-            predictions,
-            verdicts,
-            plan.missing,
-            judged=judged,
-            splits=settings.splits,
-            certificate=certificate_of(run),
-        )
-        summary |= media_of(run)
-        write_scores(run, summary)
+        summary = _conclude(run, settings, plan, predictions, judging)
         lease.finish()
-    check_coverage(run, summary, settings.coverage_floor)
+    check_coverage(run, summary, settings.coverage_floor, judging.silence)
     return summary
 
 
@@ -130,7 +116,39 @@ def judge_again(
         )
         summary |= media_of(run)
         write_scores(run, summary)
-    check_coverage(run, summary, stored["coverage_floor"] if coverage_floor is None else coverage_floor)
+    floor = stored["coverage_floor"] if coverage_floor is None else coverage_floor
+    check_coverage(run, summary, floor, judging.silence)
+    return summary
+
+
+def _go_on(run: Run, plan: Plan, judging: Judging, tally: Tally) -> set[str]:
+    """Takes up what is committed: the units that are held, whose answers the judge gets first."""
+    held = held_units(run, plan)
+    tally.holds(held)
+    for unit in plan.units:
+        if unit.id in held and judging.wants(unit.benchmark):
+            judging.add(predictions_of(ledger_of(run).segment(unit.id)))
+    return held
+
+
+def _conclude(
+    run: Run, settings: EvaluateSettings, plan: Plan, predictions: Sequence[Prediction], judging: Judging
+) -> dict[str, Any]:
+    """Scores the committed answers. A start without a judge keeps what one has said of these answers."""
+    judged = settings.judge is not None or is_judged(run)
+    verdicts = verdicts_in(run) if settings.judge is None else judging.finish()
+    if not judged and run.settings["settings"].get("judge") is not None:
+        run.restate(judge=None)  # the answers are others now than those that were judged
+    summary = summarise(
+        predictions,
+        verdicts,
+        plan.missing,
+        judged=judged,
+        splits=settings.splits,
+        certificate=certificate_of(run),
+    )
+    summary |= media_of(run)
+    write_scores(run, summary)
     return summary
 
 

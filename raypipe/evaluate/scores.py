@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raypipe import benchmark as benchmarks
-from raypipe.errors import BudgetError
+from raypipe.errors import BudgetError, ServiceError
 from raypipe.evaluate.certificate import Certificate
 from raypipe.grading.judging import outcome_with
 from raypipe.records import Outcome, Prediction, Verdict
@@ -61,7 +61,7 @@ def summarise(
             "waits_for_judge": waits,
             "answers_only": answers_only,
             **({"split": benchmark.split} if benchmark.split else {}),
-            "outcomes": _outcomes(items, verdicts),
+            "outcomes": _outcomes(items, verdicts, judged and benchmark.rule is None and not answers_only),
             **({"flagged": _flagged(items, verdicts)} if judged and benchmark.rubric is not None else {}),
         }
     certified = {"certificate": certificate.row()} if certificate else {}
@@ -72,17 +72,58 @@ def write_scores(run: Run, summary: Mapping[str, Any]) -> None:
     seal_scores(run, (json.dumps(summary, indent=1, sort_keys=True) + "\n").encode())
 
 
-def check_coverage(run: Run, summary: dict[str, Any], floor: float) -> None:
-    """Refuses, after the commit, a run with too many questions unanswered or without a verdict."""
+def count_a_judge(run: Run) -> bool:
+    """Whether the scores of a run, as they lie there, are those of judged answers."""
+    if not run.store.exists(SCORES):
+        return False
+    try:
+        coverage = json.loads(run.store.read(SCORES))["coverage"]
+    except (ValueError, KeyError):  # damaged, and written anew
+        return False
+    return any("flagged" in c for c in coverage.values())
+
+
+def check_coverage(
+    run: Run, summary: dict[str, Any], floor: float, silence: ServiceError | None = None
+) -> None:
+    """Refuses, after the commit, a run with too many questions unanswered or without a verdict.
+
+    Args:
+        silence: why the judge counts as down.
+
+    Raises:
+        BudgetError: a benchmark is under the floor; it says whether answers or verdicts are lacking.
+        ServiceError: the same, where it is verdicts and the judge is down.
+    """
     under = {n: c for n, c in summary["coverage"].items() if c["share"] < floor}
-    if under:
-        listed = "; ".join(f"{n} {c['counted']} of {c['questions']}" for n, c in sorted(under.items()))
-        raise BudgetError(
-            f"coverage is under the floor of {100 * floor:g} %: {listed}; "
-            f"all answers are committed in {run.store.root}",
-            "look at quarantine.jsonl there, run the same command again, or lower coverage_floor=",
-            summary,
-        )
+    if not under:
+        return
+    answers = sum(c["questions"] - c["answered"] for c in under.values())
+    verdicts = sum(c["answered"] - c["counted"] for c in under.values())
+    if verdicts and silence:
+        raise silence
+    lacking, remedies = [], []
+    if answers:
+        lacking.append(f"{answers} without an answer")
+        remedies.append("look at quarantine.jsonl there")
+    if verdicts:
+        lacking.append(f"{verdicts} without a verdict{_lost(under)}")
+        remedies.append("see that the judge works")
+    listed = "; ".join(f"{n} {c['counted']} of {c['questions']}" for n, c in sorted(under.items()))
+    raise BudgetError(
+        f"coverage is under the floor of {100 * floor:g} %: {listed} ({', '.join(lacking)}); "
+        f"all answers are committed in {run.store.root}",
+        f"{', '.join(remedies)}, run the same command again, or lower coverage_floor=",
+        summary,
+    )
+
+
+def _lost(coverage: Mapping[str, Any]) -> str:
+    """What the judge did instead of giving a verdict."""
+    kinds = (Outcome.JUDGE_FAILED, Outcome.JUDGE_UNREADABLE)
+    found = {str(k): sum(c["outcomes"].get(str(k), 0) for c in coverage.values()) for k in kinds}
+    said = ", ".join(f"{count} {kind}" for kind, count in found.items() if count)
+    return f" of the judge: {said}" if said else ""
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
@@ -96,9 +137,16 @@ def _graded(
     return benchmarks.grade_answer(benchmark, prediction, verdicts.get(prediction.question_id))
 
 
-def _outcomes(items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, int]:
-    ended = (str(outcome_with(p, verdicts.get(p.question_id, ()))) for p in items)
-    return dict(Counter(ended))
+def _outcomes(
+    items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]], by_judge: bool
+) -> dict[str, int]:
+    """How many questions ended how; with ``by_judge`` an answer that no verdict is on did not end well."""
+    ended: Counter[str] = Counter()
+    for prediction in items:
+        mine = verdicts.get(prediction.question_id, ())
+        lacks = by_judge and not mine and prediction.outcome in ANSWERED
+        ended[str(Outcome.JUDGE_FAILED if lacks else outcome_with(prediction, mine))] += 1
+    return dict(ended)
 
 
 def _flagged(items: Sequence[Prediction], verdicts: Mapping[str, Sequence[Verdict]]) -> int:

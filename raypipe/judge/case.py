@@ -28,7 +28,7 @@ class Case:
 
     @property
     def subjects(self) -> list[Subject]:
-        return [Subject(p.question, p.reference, p.text, p.context) for p in self.predictions]
+        return [subject_of(p) for p in self.predictions]
 
     def verdict(self, settings: JudgeSettings, outcome: Outcome, reply: str) -> Verdict:
         """A verdict on it that has no decision yet, for the first of its questions."""
@@ -49,14 +49,23 @@ class Case:
         )
 
 
-def verdict_key(predictions: Iterable[Prediction], rubric: Rubric, settings: JudgeSettings) -> str:
-    """Names what is judged, by whom and how, and nothing else.
+def subject_of(prediction: Prediction) -> Subject:
+    """What of a prediction is judged."""
+    return Subject(prediction.question, prediction.reference, prediction.text, prediction.context)
 
-    The model under test is not in it: another checkpoint with the same answer has the same key. The
-    endpoint's address is not either: the judge's name and its model tell judges apart.
+
+def verdict_key(predictions: Iterable[Prediction], rubric: Rubric, settings: JudgeSettings) -> str:
+    """Names what the judge is shown, who it is and how it is asked, and nothing else.
+
+    An answer counts as it is shown, after what speaks to the judge was cut out: two answers share a verdict
+    where the judge could not tell them apart. The model under test is not in it: another checkpoint with the
+    same answer has the same key. The endpoint's address is not either: the judge's name and its model tell
+    judges apart.
     """
-    contents = [[p.benchmark, p.question, p.reference, p.context, rubric.tidy(p.text)] for p in predictions]
-    return fingerprint(contents, rubric.label, settings.name, settings.model, settings.temperature)
+    listed = list(predictions)
+    shown, _ = rubric.content([subject_of(p) for p in listed])
+    asked = [[p.benchmark, p.question, p.reference, p.context] for p in listed]
+    return fingerprint(asked, shown, rubric.label, settings.name, settings.model, settings.temperature)
 
 
 @dataclass

@@ -24,13 +24,13 @@ from raypipe.judge.asker import Asker
 from raypipe.judge.book import Book, Entry
 from raypipe.judge.cache import VerdictCache
 from raypipe.judge.case import RubricOf
-from raypipe.judge.client import Client, Sender
+from raypipe.judge.client import Call, Client, Fault, Reply, Sender
 from raypipe.judge.endpoint import base_url_of, host_of
 from raypipe.judge.gate import Gate
 from raypipe.judge.governor import Governor, Limits
 from raypipe.judge.log import VerdictLog
 from raypipe.judge.rubric_files import rubrics_of
-from raypipe.records import Prediction, Verdict
+from raypipe.records import Outcome, Prediction, Verdict
 from raypipe.settings import JudgeSettings
 from raypipe.store.files import Store
 from raypipe.store.run import Progress
@@ -79,6 +79,7 @@ class JudgeStream:
         self._book = Book(self._log, rubric_of, rubrics, settings, known, self._cache)
         self._lock = threading.RLock()  # the book is used by the caller's thread and by the loop's
         self._asking: _Asking | None = None
+        self._heard: _Heard | None = None
         self._governor: Governor | None = None
         self._fault: ServiceError | None = None
         self._closed = False
@@ -99,6 +100,11 @@ class JudgeStream:
     def spent_usd(self) -> float:
         """What all starts of the run have paid so far, at most."""
         return self._governor.spent_usd if self._governor else 0.0
+
+    @property
+    def silence(self) -> ServiceError | None:
+        """Why the judge counts as down: this start asked, and no call was answered; None: it is not."""
+        return self._heard.silence(self._settings) if self._heard else None
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Hands over answers; at most one per question and model under test.
@@ -132,8 +138,9 @@ class JudgeStream:
             of each.
 
         Raises:
-            ServiceError: the endpoint refuses the run, the money ceiling is reached, or another judge answers
-                than before. What was judged is committed; a second start continues.
+            ServiceError: the endpoint refuses the run or is down, the money ceiling is reached, or another
+                judge answers than before. What was judged is committed; a second start continues. Where an
+                earlier start has verdicts, these are returned, and ``silence`` says that it is down now.
         """
         try:
             if self._asking is not None:
@@ -141,6 +148,8 @@ class JudgeStream:
             if self._fault:
                 raise self._fault
             verdicts = self._book.verdicts()
+            if self.silence and all(v.outcome is not Outcome.OK for v in verdicts):
+                raise self.silence
         finally:
             self.close()
         self._book.write_view(verdicts)
@@ -168,8 +177,9 @@ class JudgeStream:
         )
         governor = self._governor = Governor(limits, self._log.spent_usd())
         before = governor.spent_usd
+        self._heard = _Heard(_sender(self._settings, self._use_ray))
         self._asking = _Asking(
-            _sender(self._settings, self._use_ray),
+            self._heard,
             self._settings,
             governor,
             reserve=lambda usd: self._log.reserve(usd - before),
@@ -330,6 +340,37 @@ class _Asking:
 
     def _run(self, work: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+class _Heard:
+    """A sender that knows whether any of its calls was answered, if only by a refusal."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._unanswered = 0
+        self._answered = False
+        self._last = ""
+
+    async def send(self, call: Call) -> Reply | Fault:
+        came = await self._sender.send(call)
+        if isinstance(came, Fault) and not came.status:  # not even an HTTP status that says what is wrong
+            self._unanswered += 1
+            self._last = came.why
+        else:
+            self._answered = True
+        return came
+
+    async def close(self) -> None:
+        await self._sender.close()
+
+    def silence(self, settings: JudgeSettings) -> ServiceError | None:
+        if self._answered or not self._unanswered:
+            return None
+        return ServiceError(
+            f"the {settings.role} at {host_of(settings)} answered none of {self._unanswered} calls; "
+            f"the last: {self._last}",
+            f"see that it is up and that {settings.group}.base_url is right; the same command continues",
+        )
 
 
 def _sender(settings: JudgeSettings, use_ray: bool) -> Sender:

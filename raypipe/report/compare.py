@@ -7,6 +7,7 @@ from typing import Any
 from raypipe.errors import RequestError
 from raypipe.report.collect import read_evaluation
 from raypipe.report.results import benchmark_entries
+from raypipe.store.run import Run
 
 
 def compare(run_a: str, run_b: str) -> dict[str, Any]:
@@ -19,8 +20,10 @@ def compare(run_a: str, run_b: str) -> dict[str, Any]:
         has a grade in both. ``only_a`` and ``only_b`` name the benchmarks that cannot be compared.
 
     Raises:
-        RequestError: not evaluate runs, or no benchmark is in both.
+        RequestError: not evaluate runs, not finished ones, or no benchmark is in both.
     """
+    for path in (run_a, run_b):
+        Run.open(path, "evaluate")
     runs = [read_evaluation("a", run_a), read_evaluation("b", run_b)]
     shared = runs[0].predictions.keys() & runs[1].predictions.keys()
     if not shared:

@@ -156,7 +156,8 @@ def shorten(text: str, limit: int = TEXT_CHARACTERS) -> str:
 
 def _answer(run: EvaluationRun, prediction: Prediction | None, graded: Graded | None) -> dict[str, Any]:
     if prediction is None:
-        return {"label": run.label, "mark": "missing", "outcome": "not_asked", "text": "", "verdicts": []}
+        empty = {"text": "", "detail": "", "parsed": "", "verdicts": []}
+        return {"label": run.label, "mark": "missing", "outcome": "not_asked", **empty}
     verdicts = run.verdicts.get((prediction.benchmark, prediction.question_id), [])
     outcome = str(graded.outcome) if graded is not None else str(prediction.outcome)
     return {

@@ -45,6 +45,7 @@ class EvaluateSettings(Settings):
     actor_cpus: float = how(1, ge=0)
     actor_gpus: float = how(0, ge=0)
     read_ahead_mib: int = how(2048, ge=1)
+    retry_bad: bool = how(False)  # show media again that could not be shown before
     judge: JudgeSettings | None = how(None)
     coverage_floor: float = how(0.99, ge=0, le=1)
     limits: DecodeLimits = how(DecodeLimits())

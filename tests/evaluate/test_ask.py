@@ -79,6 +79,7 @@ def test_wrong_requests(tiny_folder, originals, files, tmp_path, capsys):
     for args, said in (
         ((model, None, str(tmp_path / "none.mp4"), "What?", 4), "cannot read .*none.mp4: No such file"),
         ((model, None, str(tmp_path), "What?", 4), "Is a directory"),
+        ((model, None, clip, "bars " * 1500, 4), r"the prompt has \d+ tokens, .* context has 1024"),
         ((model, None, str(tmp_path / "torn.mp4"), "What?", 4), "cannot show .*torn.mp4 to the model: media"),
         ((model, None, clip, "  ", 4), "the question is empty"),
         ((originals.lora, None, clip, "What?", 4), "LoRA adapter"),

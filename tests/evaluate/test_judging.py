@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -168,6 +169,99 @@ def test_another_judge_judges_again_without_a_model(root, tiny_folder, tmp_path,
     assert verify(str(out)).damage == []
 
 
+@pytest.mark.parametrize("by", ["evaluate", "judge"])
+def test_the_plain_command_keeps_what_was_judged(root, tiny_folder, tmp_path, monkeypatch, by):
+    out = tmp_path / "run"
+    plain = settings_of(root, tiny_folder, out)
+    evaluate(plain, execute=in_process)
+    with JudgeEndpoint() as endpoint:
+        if by == "judge":
+            monkeypatch.setattr("raypipe.judge.stream._sender", local_sender)
+            judge_again(str(out), JudgeSettings(**judge_of(endpoint, name="gpt")))
+        else:
+            evaluate(settings_of(root, tiny_folder, out, endpoint), execute=in_process)
+    before = {name: (out / name).read_bytes() for name in ("scores.json", "settings.json", "judged.arrow")}
+    assert json.loads(before["scores.json"])["benchmarks"]["msvd_qa"][0]["value"] == 100.0
+    summary = evaluate(plain, execute=in_process)
+    assert summary["coverage"]["msvd_qa"]["counted"] == 8
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert verify(str(out)).damage == []
+
+
+def test_an_answered_run_with_nothing_to_judge_stays_a_judged_one(root, tmp_path, tiny_folder, monkeypatch):
+    """Where no answer needs a verdict there is none on disk either."""
+    monkeypatch.setattr("raypipe.evaluate.judging.wants_judge", lambda *_: False)
+    out = tmp_path / "run"
+    with JudgeEndpoint() as endpoint, pytest.raises(BudgetError):
+        evaluate(settings_of(root, tiny_folder, out, endpoint), execute=in_process)
+    before = (scores_of(out), (out / "settings.json").read_bytes())
+    with pytest.raises(BudgetError):
+        evaluate(settings_of(root, tiny_folder, out), execute=in_process)
+    assert (scores_of(out), (out / "settings.json").read_bytes()) == before
+
+
+def test_other_answers_are_no_longer_judged(root, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "run"
+    save_tiny(model, seed=3)
+    with JudgeEndpoint() as endpoint:
+        evaluate(settings_of(root, model, out, endpoint), execute=in_process)
+    shutil.rmtree(model)
+    save_tiny(model, seed=4)
+    summary = evaluate(settings_of(root, model, out), execute=in_process)
+    assert summary["coverage"]["msvd_qa"]["waits_for_judge"]
+    assert Run(str(out)).settings["settings"]["judge"] is None
+    assert verify(str(out)).damage == []
+
+
+def dead_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_a_judge_that_is_down_is_named_and_nothing_is_lost(root, tiny_folder, tmp_path):
+    out, port = tmp_path / "run", dead_port()
+    down = {"base_url": f"http://127.0.0.1:{port}/v1", "tries": 1}
+    settings = settings_of(root, tiny_folder, out).model_copy(update={"judge": JudgeSettings(**down)})
+    with pytest.raises(ServiceError) as fault:
+        evaluate(settings, execute=in_process)
+    assert fault.value.exit_code == 5
+    assert "the judge at 127.0.0.1" in fault.value.message
+    assert "none of 8 calls; the last: connection broken" in fault.value.message
+    assert "judge.base_url" in fault.value.remedy
+    assert Run(str(out)).complete
+    assert verify(str(out)).damage == []
+    with JudgeEndpoint() as endpoint:
+        summary = evaluate(settings_of(root, tiny_folder, out, endpoint), execute=in_process)
+    assert summary["coverage"]["msvd_qa"]["counted"] == 8
+
+
+def test_a_judge_that_went_down_halfway_is_named_where_verdicts_are_lacking(root, tiny_folder, tmp_path):
+    out = tmp_path / "run"
+    with JudgeEndpoint([Say()] * 4, then=Say("no idea")) as endpoint, pytest.raises(BudgetError):
+        evaluate(settings_of(root, tiny_folder, out, endpoint), execute=in_process)
+    settings = settings_of(root, tiny_folder, out, endpoint, coverage_floor=0.99)
+    settings = settings.model_copy(update={"judge": settings.judge.model_copy(update={"tries": 1})})
+    with pytest.raises(ServiceError, match="answered none of 4 calls"):
+        evaluate(settings, execute=in_process)
+    enough = settings.model_copy(update={"coverage_floor": 0.5})
+    assert evaluate(enough, execute=in_process)["coverage"]["msvd_qa"]["counted"] == 4
+
+
+def test_under_the_floor_it_is_said_what_is_lacking(root, tiny_folder, tmp_path):
+    with JudgeEndpoint(then=Say("a fine answer")) as endpoint, pytest.raises(BudgetError) as fault:
+        evaluate(settings_of(root, tiny_folder, tmp_path / "a", endpoint), execute=in_process)
+    assert "(8 without a verdict of the judge: 8 judge_unreadable)" in fault.value.message
+    assert "quarantine" not in fault.value.remedy
+    torn = clip_root(tmp_path / "eval", ["c0", "c1"], questions=2)
+    for clip in torn.rglob("c0.*"):
+        clip.write_bytes(b"no video")
+    with pytest.raises(BudgetError) as fault:
+        evaluate(settings_of(torn, tiny_folder, tmp_path / "b"), execute=in_process)
+    assert "(2 without an answer)" in fault.value.message
+    assert "quarantine.jsonl" in fault.value.remedy
+
+
 def local_sender(settings, use_ray):
     from raypipe.judge.client import Client
 
@@ -187,7 +281,7 @@ def test_progress_tells_rates_outcomes_time_and_verdicts(root, tiny_folder, tmp_
     unit = units[1]
     answers = Answerer(Teller(), work.store)(unit, work.reader()(unit))
     tally.add(Done(unit.id, tuple(answers)))
-    assert tally.line(102.0) == "4/8 questions, 1.0/s, 0.5 media/s, 2 answered, 0 failed, 4 s left"
+    assert tally.line(102.0) == "4/8 questions, 1.0/s, 0.5 media/s, now 2 answered, 0 failed, 4 s left"
     tally.judged, tally.to_judge, tally.cost_usd = 1, 2, 0.25
     assert tally.line(102.0).endswith("4 s left, 1/2 judged, $0.25")
 

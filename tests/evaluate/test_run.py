@@ -7,6 +7,7 @@ import pytest
 
 from raypipe.errors import BudgetError, RequestError
 from raypipe.evaluate import local
+from raypipe.evaluate.forecast import forecast
 from raypipe.evaluate.run import evaluate, in_process
 from raypipe.evaluate.work import Answerer
 from raypipe.records import PREDICTION_SCHEMA, THUMBS_SCHEMA, Outcome, Prediction, Reason, predictions_of
@@ -110,6 +111,28 @@ def test_a_repaired_medium_is_asked_about_and_nothing_else(root, model, tmp_path
     assert len(set(after.items()) & set(before.items())) == len(before) - 1
     assert verify(settings.out).damage == []
     assert texts(predictions) == texts(answered(asking(root, model, tmp_path / "whole")))
+
+
+def test_a_medium_repaired_to_the_same_size_is_asked_about_with_retry_bad(root, model, tmp_path):
+    good = (root / VIDEOS / "a.mp4").read_bytes()
+    (root / VIDEOS / "a.mp4").write_bytes(bytes(len(good)))
+    out = tmp_path / "run"
+    answered(asking(root, model, out, coverage_floor=0.0))
+    before = states(str(out))
+    (root / VIDEOS / "a.mp4").write_bytes(good)
+    left = answered(asking(root, model, out, coverage_floor=0.0))
+    assert Outcome.MEDIUM_BAD in {p.outcome for p in left}
+    assert states(str(out)) == before
+    again = asking(root, model, out, retry_bad=True)
+    assert forecast(again)["totals"]["answered"] < len(left)
+    predictions = answered(again)
+    assert {p.outcome for p in predictions} <= {Outcome.OK, Outcome.EMPTY}
+    assert len(set(states(str(out)).items()) & set(before.items())) == len(before) - 1
+    assert verify(str(out)).damage == []
+    assert texts(predictions) == texts(answered(asking(root, model, tmp_path / "whole")))
+    done = states(str(out))
+    answered(again)
+    assert states(str(out)) == done
 
 
 def test_a_finished_run_asks_nothing(root, model, tmp_path):

@@ -313,8 +313,15 @@ def test_the_key_names_content_and_judge_and_nothing_else() -> None:
         key_of(by=made.model_copy(update=change))
         for change in ({"name": "b"}, {"model": "n"}, {"temperature": 1.0})
     ]
-    others += [key_of(rubric=RUBRIC.with_task("else")), verdict_key([base, base], RUBRIC, made)]
+    others += [key_of(rubric=RUBRIC.with_task("else")), key_of(rubric=RUBRICS["mm_vet"])]
     assert len({key_of(), *others}) == 11
+
+
+def test_answers_of_which_other_things_are_shown_share_no_verdict() -> None:
+    made = JudgeSettings(name="a", model="m")
+    keys = [verdict_key([prediction(text=t)], RUBRIC, made) for t in ("dog\nscore: 5", "dog score: 5")]
+    assert RUBRIC.tidy("dog\nscore: 5") == "dog score: 5"
+    assert keys[0] != keys[1]
 
 
 def test_a_snapshot_is_kept_as_the_endpoint_reports_it() -> None:

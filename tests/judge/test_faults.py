@@ -140,6 +140,13 @@ def test_the_endpoint_sees_no_question_again_before_the_time_it_said(tmp_path: P
     assert faults.fired[LIMITED] > 10
 
 
+def test_an_answer_without_any_verdict_did_not_end_well() -> None:
+    waiting = summarise(answers(3), {}, {}, judged=False, splits={})["coverage"][BENCHMARK]
+    assert waiting["outcomes"] == {"ok": 3}, "nobody was asked"
+    coverage = summarise(answers(3), {}, {}, judged=True, splits={})["coverage"][BENCHMARK]
+    assert (coverage["counted"], coverage["outcomes"]) == (0, {"judge_failed": 3})
+
+
 def test_what_fails_for_good_is_counted_and_never_scored(tmp_path: Path) -> None:
     lost = {f"a cat {i}" for i in range(0, 100, 50)}
 

@@ -57,7 +57,7 @@ def test_the_command_line_says_it(root, tmp_path, capsys):
     stage = tmp_path / "stage.yaml"
     stage.write_text("name: s\nmixture: []\n")
     assert cli.main(["plan", str(stage)]) == 2
-    assert "plan knows dataset yamls" in capsys.readouterr().err
+    assert "stage.yaml is another kind" in capsys.readouterr().err
 
 
 def test_a_dataset_of_text_alone_needs_no_media(tmp_path):

@@ -162,3 +162,11 @@ def test_no_training_no_data_no_checks_still_renders(tmp_path: Path) -> None:
     assert {"summary", "scores", "samples", "reproduce"} <= ids
     assert not {"checks", "training", "data"} & ids
     assert report["headline"] == []
+
+
+def test_an_evaluation_that_was_not_asked_a_question_has_a_place_beside_the_others(tmp_path: Path) -> None:
+    made = [runs.prediction(q, "red") for q in runs.video_questions(2)]
+    whole = runs.evaluate_run(tmp_path / "a", made)
+    part = runs.evaluate_run(tmp_path / "b", made[:1])
+    report = report_runs([("whole", whole), ("part", part)], out=str(tmp_path / "out"))
+    assert Path(report["paths"]["html"]).read_text().count("not_asked") == len(made) - 1

@@ -65,6 +65,15 @@ def test_compare_is_paired_and_antisymmetric(tmp_path: Path) -> None:
     assert max(len(line) for line in text.splitlines() if "a:" not in line) <= 100
 
 
+def test_compare_refuses_a_run_that_is_not_finished(tmp_path: Path) -> None:
+    made = [runs.prediction(q, "yes") for q in runs.pope_questions(1)]
+    done = runs.evaluate_run(tmp_path / "done", made)
+    going = runs.evaluate_run(tmp_path / "going", made, commit=False)
+    for pair in ((done, going), (going, done)):
+        with pytest.raises(RequestError, match="going is not finished"):
+            compare(*pair)
+
+
 def test_a_run_against_itself_does_not_differ(tmp_path: Path) -> None:
     (_, path), _ = runs.trained_and_untrained(tmp_path)
     for row in compare(path, path)["benchmarks"]:
