@@ -15,7 +15,7 @@ from raypipe.evaluate.certificate import Certificate
 from raypipe.grading.judging import outcome_with
 from raypipe.records import Outcome, Prediction, Verdict
 from raypipe.store.run import Run
-from raypipe.store.verify_evaluate import seal_scores
+from raypipe.store.verify_evaluate import SCORES, seal_scores
 
 ANSWERED = (Outcome.OK, Outcome.EMPTY)
 
