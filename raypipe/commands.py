@@ -262,6 +262,8 @@ def verify(request: Request) -> int:
         print(
             f"proved: {proof.files} files, {proof.rows} rows, {proof.inputs} inputs each in exactly one place"
         )
+        if proof.unproved:
+            print(f"scores not proved: {proof.unproved}; the same command, run again, makes it so")
     return 0
 
 

@@ -9,10 +9,8 @@ from pathlib import PurePosixPath
 from raypipe.evaluate.certificate import Certificate
 from raypipe.evaluate.plan import Plan
 from raypipe.evaluate.read import PREPARED, THUMBS
-from raypipe.evaluate.scores import ANSWERED, SCORES
+from raypipe.evaluate.scores import ANSWERED
 from raypipe.evaluate.work import CERTIFICATES, PREDICTIONS, SPLITS
-from raypipe.judge.book import VIEW
-from raypipe.judge.log import VERDICTS
 from raypipe.records import (
     PREDICTION_SCHEMA,
     THUMBS_SCHEMA,
@@ -27,6 +25,7 @@ from raypipe.records import (
 from raypipe.store.ledger import Ledger
 from raypipe.store.run import Manifest, Run
 from raypipe.store.shards import Shard, encode, metadata_of
+from raypipe.store.verify_evaluate import SCORES, VERDICTS, VIEW, unseal
 
 
 def ledger_of(run: Run) -> Ledger:
@@ -63,6 +62,7 @@ def held_units(run: Run, plan: Plan) -> set[str]:
     held = committed_units(run, wanted, retry_bad=plan.retry_bad)
     if held != there or held != wanted:
         run.reopen()
+        unseal(run.store)
         run.store.delete(SCORES)
         if run.store.list(VERDICTS):  # which are kept for what is the same in the new answers
             run.store.replace(VIEW, encode(to_table([], VERDICT_SCHEMA)))

@@ -15,9 +15,9 @@ from raypipe.evaluate.certificate import Certificate
 from raypipe.grading.judging import outcome_with
 from raypipe.records import Outcome, Prediction, Verdict
 from raypipe.store.run import Run
+from raypipe.store.verify_evaluate import SCORES, seal_scores
 
 ANSWERED = (Outcome.OK, Outcome.EMPTY)
-SCORES = "scores.json"
 
 
 def summarise(
@@ -69,7 +69,7 @@ def summarise(
 
 
 def write_scores(run: Run, summary: Mapping[str, Any]) -> None:
-    run.store.replace(SCORES, (json.dumps(summary, indent=1, sort_keys=True) + "\n").encode())
+    seal_scores(run, (json.dumps(summary, indent=1, sort_keys=True) + "\n").encode())
 
 
 def count_a_judge(run: Run) -> bool:

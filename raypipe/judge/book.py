@@ -16,9 +16,9 @@ from raypipe.judge.log import VERDICTS, VerdictLog
 from raypipe.records import VERDICT_SCHEMA, Outcome, Prediction, Verdict, fingerprint, to_table
 from raypipe.settings import JudgeSettings
 from raypipe.store.shards import encode
+from raypipe.store.verify_evaluate import VIEW, unseal
 
 SNAPSHOT = f"{VERDICTS}/snapshot.json"  # the snapshot that counts, once another one was replaced
-VIEW = "judged.arrow"  # the verdicts that count, one for each question and rubric; the ledger has all
 
 
 @dataclass
@@ -119,6 +119,7 @@ class Book:
         """Writes down which verdicts count; until then those of the judging before it do."""
         if verdicts:
             data = encode(to_table(verdicts, VERDICT_SCHEMA), batch=4096)
+            unseal(self._log.store)  # the scores are of the verdicts before
             self._log.store.replace(VIEW, data)
 
     def _take_over(self, new: Mapping[str, Entry]) -> list[Verdict]:

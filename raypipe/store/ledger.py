@@ -19,6 +19,25 @@ from raypipe.store.files import Store
 from raypipe.store.shards import Shard, encode
 
 
+def read_table(store: Store, file: str, schema: pa.Schema) -> pa.Table:
+    """The rows of one Arrow file, of this schema or of what was this schema in an older version.
+
+    Raises:
+        DamageError: missing, not whole, or of another schema.
+    """
+    data = None
+    if not store.is_local:
+        with contextlib.suppress(FileNotFoundError):  # the shard says so
+            data = store.read(file)
+    try:
+        return Shard(store, file, schema, data).table()
+    except DamageError:
+        for old in [old for new, old in OLDER_SCHEMAS if new is schema]:
+            with contextlib.suppress(DamageError):
+                return Shard(store, file, old, data).table()
+        raise
+
+
 class Ledger:
     """The segments of one kind of record in one folder of a run."""
 
@@ -39,20 +58,7 @@ class Ledger:
 
     def table(self, name: str) -> pa.Table:
         """One segment; one that an older version wrote lacks the fields that are new."""
-        file = f"{self.folder}/{name}.arrow"
-        data = None if self.store.is_local else self._bytes(file)
-        try:
-            return Shard(self.store, file, self.schema, data).table()
-        except DamageError:
-            for old in [old for new, old in OLDER_SCHEMAS if new is self.schema]:
-                with contextlib.suppress(DamageError):
-                    return Shard(self.store, file, old, data).table()
-            raise
-
-    def _bytes(self, file: str) -> bytes | None:
-        with contextlib.suppress(FileNotFoundError):
-            return self.store.read(file)
-        return None  # the shard says so
+        return read_table(self.store, f"{self.folder}/{name}.arrow", self.schema)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows, segment after segment in the order of their names."""

@@ -21,6 +21,7 @@ from raypipe.settings import (
 )
 from raypipe.store.run import COMMIT, MANIFEST, QUARANTINE, SETTINGS, Run
 from raypipe.store.shards import Shard, sha256
+from raypipe.store.verify_evaluate import check_scores
 from raypipe.store.verify_prepare import INDEX, Places, check_media_totals, check_unit, source_hashes
 from raypipe.store.verify_train import LEDGER, LEDGER_SCHEMA, check_ledger
 
@@ -62,12 +63,16 @@ SETTINGS_OF: dict[str, type[Settings]] = {
 
 @dataclass
 class Proof:
-    """What was checked and what was found wrong (nothing: the run is proved)."""
+    """What was checked and what was found wrong (nothing: the run is proved).
+
+    ``unproved`` says why the scores of an evaluation can be neither proved nor called damaged.
+    """
 
     run: str
     files: int = 0
     rows: int = 0
     inputs: int = 0
+    unproved: str = ""
     damage: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
@@ -152,6 +157,9 @@ class _Check:
         _check_counts(self.run, self.manifest, self.proof, self.keys)
         if self.manifest["kind"] == "train" and not self.proof.damage:
             check_ledger(self.run.store, self.manifest, self.say)
+        if self.manifest["kind"] == "evaluate":
+            files, self.proof.unproved = check_scores(self.run, self.say)
+            self.proof.files += files
         if prepared and self.places:
             self.places.check_rest()
             check_media_totals(self.manifest["totals"], self.places, self.run.quarantine(), self.say)
