@@ -29,12 +29,17 @@ def read_table(store: Store, file: str, schema: pa.Schema) -> pa.Table:
     if not store.is_local:
         with contextlib.suppress(FileNotFoundError):  # the shard says so
             data = store.read(file)
+    return shard_of(store, file, schema, data).table()
+
+
+def shard_of(store: Store, file: str, schema: pa.Schema, data: bytes | None) -> Shard:
+    """One Arrow file, of this schema or of what was this schema in an older version; see ``read_table``."""
     try:
-        return Shard(store, file, schema, data).table()
+        return Shard(store, file, schema, data)
     except DamageError:
         for old in [old for new, old in OLDER_SCHEMAS if new is schema]:
             with contextlib.suppress(DamageError):
-                return Shard(store, file, old, data).table()
+                return Shard(store, file, old, data)
         raise
 
 

@@ -19,6 +19,7 @@ from raypipe.settings import (
     build,
     identity,
 )
+from raypipe.store.ledger import shard_of
 from raypipe.store.run import COMMIT, MANIFEST, QUARANTINE, SETTINGS, Run
 from raypipe.store.shards import Shard, sha256
 from raypipe.store.verify_evaluate import check_scores
@@ -186,7 +187,7 @@ class _Check:
             self.say(f"{name}: content differs from its hash")
         elif schema is not None:
             try:
-                self._rows(entry, Shard(store, name, schema, data))
+                self._rows(entry, shard_of(store, name, schema, data))
             except DamageError as fault:
                 self.say(f"{name}: {fault.message}")
         elif top == "units" and data is not None and self.manifest["kind"] == "prepare":
