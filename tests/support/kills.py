@@ -44,8 +44,17 @@ class _Disk:
         self.paths: dict[int, str] = {}  # of open files
         self.dirty: dict[int, list[str]] = {}  # inode -> its names, while what was written is not synced
         self.undo: list[tuple[str, Callable[[], object]]] = []  # folder, and how its last change is lost
+        # One operation at a time: two threads that count together would both pass by the one that is meant.
+        self.turn = threading.RLock()
         for name in OPERATIONS:
-            setattr(os, name, getattr(self, f"_{name}"))
+            setattr(os, name, self._in_turn(getattr(self, f"_{name}")))
+
+    def _in_turn(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def acted(*values: Any, **named: Any) -> Any:
+            with self.turn:
+                return act(*values, **named)
+
+        return acted
 
     def step(self, name: str, path: str, half: Callable[[], object] | None = None) -> None:
         self.seen += 1
