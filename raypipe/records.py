@@ -174,6 +174,36 @@ class Prediction:
     tags: tuple[str, ...] = ()
     context: str = ""
 
+    @classmethod
+    def about(
+        cls,
+        question: Question,
+        key: str,
+        text: str,
+        outcome: Outcome = Outcome.OK,
+        *,
+        detail: str = "",
+        new_tokens: int = 0,
+    ) -> Prediction:
+        """An answer to a question, with what the question says of itself."""
+        return cls(
+            key=key,
+            benchmark=question.benchmark,
+            question_id=question.id,
+            row_id=question.row_id,
+            medium=question.medium.path if question.medium else "",
+            category=question.category,
+            prompt=question.prompt,
+            question=question.question,
+            reference=question.reference,
+            text=text,
+            outcome=outcome,
+            detail=detail,
+            new_tokens=new_tokens,
+            tags=question.tags,
+            context=str(question.extra.get("context", "")),
+        )
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from raypipe.evaluate.plan import Unit
 from raypipe.evaluate.scores import ANSWERED
 from raypipe.evaluate.work import Done
+from raypipe.terminal import duration
 
 
 @dataclass
@@ -63,19 +64,9 @@ class Tally:
             parts.append(f"{now_only}{self.answered} answered, {self.failed} failed")
         left = self.seconds_left(now)
         if left is not None and done < self.questions:
-            parts.append(f"{_duration(left)} left")
+            parts.append(f"{duration(left)} left")
         if self.to_judge:
             parts.append(f"{self.judged}/{self.to_judge} judged")
         if self.cost_usd:
             parts.append(f"${self.cost_usd:.2f}")
         return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    """90 -> "1:30 min", 7200 -> "2:00 h"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"

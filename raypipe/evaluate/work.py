@@ -207,20 +207,7 @@ def _answered(unit: Unit, question: Question, reply: Reply) -> Prediction:
 
 
 def _prediction(unit: Unit, question: Question, reply: Reply, outcome: Outcome) -> Prediction:
-    return Prediction(
-        key=fingerprint(question.id, unit.asking.name()),
-        benchmark=unit.benchmark,
-        question_id=question.id,
-        row_id=question.row_id,
-        medium=question.medium.path if question.medium else "",
-        category=question.category,
-        prompt=question.prompt,
-        question=question.question,
-        reference=question.reference,
-        text=reply.text,
-        outcome=outcome,
-        detail=reply.failed,
-        new_tokens=reply.new_tokens,
-        tags=question.tags,
-        context=str(question.extra.get("context", "")),
+    key = fingerprint(question.id, unit.asking.name())
+    return Prediction.about(
+        question, key, reply.text, outcome, detail=reply.failed, new_tokens=reply.new_tokens
     )

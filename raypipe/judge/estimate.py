@@ -19,7 +19,7 @@ from raypipe.judge.case import Case, Cases, RubricOf
 from raypipe.judge.index import VerdictIndex
 from raypipe.judge.log import VERDICTS
 from raypipe.judge.rubric_files import rubrics_of
-from raypipe.records import VERDICT_SCHEMA, Outcome, Prediction, Question
+from raypipe.records import VERDICT_SCHEMA, Prediction, Question
 from raypipe.settings import JudgeSettings
 from raypipe.store.files import Store
 from raypipe.store.ledger import Ledger
@@ -92,23 +92,7 @@ def estimate(
 
 def unanswered(question: Question) -> Prediction:
     """A question as if it had been answered with something that is not known yet."""
-    return Prediction(
-        key="",
-        benchmark=question.benchmark,
-        question_id=question.id,
-        row_id=question.row_id,
-        medium=question.medium.path if question.medium else "",
-        category=question.category,
-        prompt=question.prompt,
-        question=question.question,
-        reference=question.reference,
-        text="",
-        outcome=Outcome.OK,
-        detail=UNKNOWN,
-        new_tokens=0,
-        tags=question.tags,
-        context=str(question.extra.get("context", "")),
-    )
+    return Prediction.about(question, "", "", detail=UNKNOWN)
 
 
 def _to_ask(cases: list[Case], settings: JudgeSettings, run_store: Store | None) -> list[Case]:

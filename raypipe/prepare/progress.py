@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raypipe.prepare.units import UnitRef
+from raypipe.terminal import duration
 
 
 @dataclass
@@ -61,13 +62,3 @@ class Tally:
         if left is not None and self.media_done < self.media:
             parts.append(f"{duration(left)} left")
         return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """90 -> "1:30 min", 7200 -> "2:00 h"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"

@@ -15,6 +15,7 @@ from raypipe.eval_mirror import EvalMirror, eval_tree
 from raypipe.store.files import Store
 from tests.support.eval_media import IMAGES, VIDEOS, eval_root
 from tests.support.eval_roots import CASES, made_up, write_lines
+from tests.support.s3 import put_tree
 
 
 @pytest.fixture(autouse=True)
@@ -22,27 +23,6 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("RAYPIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(eval_mirror, "_mirrors", {})
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def fetches(monkeypatch) -> list[str]:
-    """The names that were fetched, in order."""
-    names: list[str] = []
-    real = Store.fetch
-
-    def fetch(self, name, target):
-        names.append(name)
-        real(self, name, target)
-
-    monkeypatch.setattr(Store, "fetch", fetch)
-    return names
-
-
-def put_tree(tree: Path, address: str) -> Store:
-    store = Store(address)
-    for file in sorted(p for p in tree.rglob("*") if p.is_file()):
-        store.replace(file.relative_to(tree).as_posix(), file.read_bytes())
-    return store
 
 
 def questions(name: str, root: str) -> list:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-import threading
 import time
 import urllib.request
 import uuid
@@ -37,7 +35,7 @@ from tests.support.evaluated import (
     settings_file,
     tries_at,
 )
-from tests.support.hooked import Mark, marks
+from tests.support.hooked import Killer, marks
 from tests.support.kills import ALL
 from tests.support.whole import differing
 
@@ -65,34 +63,6 @@ def test_ray_makes_the_same_bytes(ray_local, tiny_folder, tmp_path):
         assert differing(made_by(tmp_path / "run"), wanted) == []
         assert verify(settings.out).damage == []
         shutil.rmtree(settings.out)
-
-
-class Killer(threading.Thread):
-    """Kills, without warning, the workers of the first attempts at some units while they are at work."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        super().__init__(daemon=True)
-        self.folder, self.count = folder, count
-        self.killed: list[Mark] = []
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        while len(self.killed) < self.count and not self.stop.wait(0.02):
-            hit = {m.unit for m in self.killed} | {m.pid for m in self.killed}
-            for mark in marks(self.folder):
-                if not mark.ended and mark.unit not in hit and mark.pid not in hit:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(mark.pid, signal.SIGKILL)
-                        self.killed.append(mark)
-                    break
-
-    def __enter__(self) -> Killer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.join()
 
 
 @pytest.mark.parametrize("step", ["answer", "read"])

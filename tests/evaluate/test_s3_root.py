@@ -12,10 +12,10 @@ from raypipe.evaluate.run import evaluate, in_process
 from raypipe.media.source import MediaRoot
 from raypipe.records import Outcome
 from raypipe.store.files import Store
-from tests.evaluate.test_eval_mirror import put_tree
 from tests.evaluate.test_run import predictions_in
 from tests.support.eval_media import IMAGES, VIDEOS, asking, eval_root
 from tests.support.eval_roots import made_up
+from tests.support.s3 import put_tree
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ from raypipe.prepare.run import prepare as prepare_run
 from raypipe.store.files import Store
 from raypipe.store.run import Run
 from raypipe.store.verify import verify
-from tests.evaluate.test_eval_mirror import put_tree
 from tests.evaluate.test_prepared import CLIP, IMAGE, prepare
 from tests.evaluate.test_run import predictions_in
 from tests.evaluate.test_served import settings_of
@@ -16,7 +15,7 @@ from tests.support.eval_media import asking, eval_root
 from tests.support.evaluated import settings_file
 from tests.support.picture_endpoint import PictureEndpoint
 from tests.support.prepared import dataset, one_by_one
-from tests.support.s3 import environment
+from tests.support.s3 import environment, put_tree
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

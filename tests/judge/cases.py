@@ -6,13 +6,19 @@ from typing import Any
 
 from raypipe.grading.rubrics import RUBRICS
 from raypipe.judge.asker import Asker
+from raypipe.judge.book import VIEW
 from raypipe.judge.case import Case, verdict_key
 from raypipe.judge.client import Client
 from raypipe.judge.endpoint import host_of
 from raypipe.judge.gate import Gate
 from raypipe.judge.governor import Governor, Limits
-from raypipe.records import Outcome, Prediction, Verdict
+from raypipe.judge.log import VERDICTS
+from raypipe.judge.stream import JudgeStream
+from raypipe.records import VERDICT_SCHEMA, Outcome, Prediction, Verdict, verdicts_of
 from raypipe.settings import JudgeSettings
+from raypipe.store.files import Store
+from raypipe.store.ledger import Ledger
+from raypipe.store.shards import Shard
 from tests.support.judge_endpoint import JudgeEndpoint
 
 BENCHMARK = "msvd_qa"
@@ -82,3 +88,19 @@ def judge_one(
 def case_of(one: Prediction, with_settings: JudgeSettings, rubric: str = "video_qa") -> Case:
     named = RUBRICS[rubric]
     return Case(verdict_key([one], named, with_settings), named, (one,))
+
+
+def stream_of(store: Store, endpoint: JudgeEndpoint, rubric: Any = "video_qa", **more: Any) -> JudgeStream:
+    """A stream in this process; ``rubric`` judges every benchmark."""
+    made = {name: more.pop(name) for name in ("known", "at_once") if name in more}
+    return JudgeStream(store, lambda _: rubric, settings(endpoint, **more), use_ray=False, **made)
+
+
+def rows(store: Store) -> list[Verdict]:
+    """All verdicts of the ledger."""
+    return verdicts_of(Ledger(store, VERDICTS, VERDICT_SCHEMA).rows())
+
+
+def view(store: Store) -> list[Verdict]:
+    """The verdicts that count."""
+    return verdicts_of(Shard(store, VIEW, VERDICT_SCHEMA).table().to_pylist())

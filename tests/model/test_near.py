@@ -17,6 +17,7 @@ from raypipe.model.near import near_model
 from raypipe.settings import EvaluateSettings
 from raypipe.store.files import Store
 from raypipe.store.run import Manifest, Run
+from tests.support.s3 import put_tree
 
 ASK = """
 import sys
@@ -38,26 +39,6 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("RAYPIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(near, "_in_use", {})
     return tmp_path / "cache/models"
-
-
-@pytest.fixture
-def fetches(monkeypatch) -> list[str]:
-    names: list[str] = []
-    real = Store.fetch
-
-    def fetch(self, name, target):
-        names.append(name)
-        real(self, name, target)
-
-    monkeypatch.setattr(Store, "fetch", fetch)
-    return names
-
-
-def put(folder: Path, address: str) -> Store:
-    store = Store(address)
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        store.replace(file.relative_to(folder).as_posix(), file.read_bytes())
-    return store
 
 
 def small(address: str, text: str = "{}") -> str:
@@ -85,7 +66,7 @@ def ask(address: str, log: Path) -> subprocess.Popen:
 
 
 def test_the_same_model_as_on_disk_fetched_once(tiny_folder, s3_root, fetches):
-    store = put(tiny_folder, s3_root)
+    store = put_tree(tiny_folder, s3_root)
     store.replace("checkpoint-100/optimizer.pt", b"large")
     store.replace("global_step5/states.pt", b"large")
     assert weights_fingerprint(s3_root, None) == weights_fingerprint(str(tiny_folder), None)
@@ -211,7 +192,7 @@ def test_an_evaluation_of_a_model_at_an_address(tiny_folder, s3_root, tmp_path, 
     from tests.support.eval_media import asking, eval_root
 
     root = eval_root(tmp_path / "eval")
-    put(tiny_folder, s3_root)
+    put_tree(tiny_folder, s3_root)
     here = asking(root, tiny_folder, tmp_path / "here")
     there = asking(root, s3_root, tmp_path / "there")
     assert evaluate(here, execute=in_process) == evaluate(there, execute=in_process)

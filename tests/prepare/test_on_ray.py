@@ -25,7 +25,7 @@ from raypipe.store.run import Run
 from raypipe.store.verify import verify
 from tests.support.clips import data_root, talk, write_annotations, write_clip, write_image
 from tests.support.driver import Driver
-from tests.support.hooked import Hooked, Mark, marks
+from tests.support.hooked import Hooked, Killer, marks
 from tests.support.kills import SEED
 from tests.support.prepared import contents, dataset, one_by_one, prepared
 from tests.support.s3 import environment, new_bucket
@@ -71,26 +71,6 @@ def test_ray_makes_the_same_bytes(ray_local, tmp_path):
         assert differing(made, wanted) == ([] if concurrency is None else ["settings.json"])
         assert verify(settings.out).damage == []
         shutil.rmtree(settings.out)
-
-
-class Killer(threading.Thread):
-    """Kills, without warning, the workers of the first attempts at some units while they are at work."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        super().__init__(daemon=True)
-        self.folder, self.count = folder, count
-        self.killed: list[Mark] = []
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        while len(self.killed) < self.count and not self.stop.wait(0.02):
-            hit = {m.unit for m in self.killed} | {m.pid for m in self.killed}
-            for mark in marks(self.folder):
-                if not mark.ended and mark.unit not in hit and mark.pid not in hit:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(mark.pid, signal.SIGKILL)
-                        self.killed.append(mark)
-                    break
 
 
 def test_workers_killed_at_work_cost_one_unit_each(ray_local, tmp_path, root):

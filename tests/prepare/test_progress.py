@@ -3,9 +3,9 @@
 import io
 import time
 
-from raypipe.prepare.progress import Tally, duration
+from raypipe.prepare.progress import Tally
 from raypipe.prepare.units import UnitRef
-from raypipe.terminal import Step
+from raypipe.terminal import Step, duration
 
 UNITS = [UnitRef(f"u{n}", 0, 0, media=10, weight=w) for n, w in enumerate((40, 10, 10, 20))]
 
@@ -39,9 +39,9 @@ def test_durations():
     assert [duration(s) for s in (0.4, 59, 90, 3599, 7260)] == [
         "0 s",
         "59 s",
-        "1:30 min",
-        "59:59 min",
-        "2:01 h",
+        "1 min 30 s",
+        "59 min 59 s",
+        "2 h 01 min",
     ]
 
 

@@ -80,22 +80,8 @@ def pope_questions(images: int = 10) -> list[Question]:
 
 
 def prediction(question: Question, text: str, outcome: Outcome = Outcome.OK, detail: str = "") -> Prediction:
-    medium = question.medium.path if question.medium else ""
-    return Prediction(
-        key=fingerprint("test", question.id),
-        benchmark=question.benchmark,
-        question_id=question.id,
-        row_id=question.row_id,
-        medium=medium,
-        category=question.category,
-        prompt=question.prompt,
-        question=question.question,
-        reference=question.reference,
-        text=text,
-        outcome=outcome,
-        detail=detail,
-        new_tokens=len(text.split()),
-    )
+    key = fingerprint("test", question.id)
+    return Prediction.about(question, key, text, outcome, detail=detail, new_tokens=len(text.split()))
 
 
 def verdict(made: Prediction, correct: bool | None, outcome: Outcome = Outcome.OK, **changes: Any) -> Verdict:

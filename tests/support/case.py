@@ -11,22 +11,7 @@ from raypipe.records import Outcome, Prediction, Question, Verdict
 
 
 def predicted(question: Question, text: str, outcome: Outcome = Outcome.OK) -> Prediction:
-    return Prediction(
-        key="key",
-        benchmark=question.benchmark,
-        question_id=question.id,
-        row_id=question.row_id,
-        medium=question.medium.path if question.medium else "",
-        category=question.category,
-        prompt=question.prompt,
-        question=question.question,
-        reference=question.reference,
-        text=text,
-        outcome=outcome,
-        detail="",
-        new_tokens=1,
-        tags=question.tags,
-    )
+    return Prediction.about(question, "key", text, outcome, new_tokens=1)
 
 
 def by_verdict(question: Question, right: bool) -> Graded:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +115,34 @@ def marks(folder: Path) -> list[Mark]:
         unit, at, pid, _ = file.name.split(".")
         found.append(Mark(unit, int(at), int(pid), file.with_suffix(".ended").exists()))
     return sorted(found, key=lambda m: m.at)
+
+
+class Killer(threading.Thread):
+    """Kills, without warning, the workers of the first attempts at some units while they are at work."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.count = folder, count
+        self.killed: list[Mark] = []
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while len(self.killed) < self.count and not self.stop.wait(0.02):
+            hit = {m.unit for m in self.killed} | {m.pid for m in self.killed}
+            for mark in marks(self.folder):
+                if not mark.ended and mark.unit not in hit and mark.pid not in hit:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(mark.pid, signal.SIGKILL)
+                        self.killed.append(mark)
+                    break
+
+    def __enter__(self) -> Killer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.join()
 
 
 def marked_processes(mark: str) -> list[int]:

@@ -12,9 +12,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import pytest
+
+from raypipe.store.files import Store
 
 START_S = 30.0
 _numbers = itertools.count()
@@ -99,3 +102,25 @@ def s3_root(s3_server: str) -> Iterator[str]:
     """An address ``s3://BUCKET/prefix`` in a fresh, empty bucket."""
     with addressed_to(s3_server):
         yield f"s3://{new_bucket(s3_server)}/prefix"
+
+
+@pytest.fixture
+def fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that were fetched from stores, in order."""
+    names: list[str] = []
+    real = Store.fetch
+
+    def fetch(self: Store, name: str, target: Path) -> None:
+        names.append(name)
+        real(self, name, target)
+
+    monkeypatch.setattr(Store, "fetch", fetch)
+    return names
+
+
+def put_tree(tree: Path, address: str) -> Store:
+    """Puts all files below a folder."""
+    store = Store(address)
+    for file in sorted(p for p in tree.rglob("*") if p.is_file()):
+        store.replace(file.relative_to(tree).as_posix(), file.read_bytes())
+    return store
