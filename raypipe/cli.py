@@ -16,7 +16,7 @@ import sys
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raypipe import __version__
 from raypipe.errors import RaypipeError, RequestError, StoppedError, nearest
@@ -24,51 +24,74 @@ from raypipe.errors import RaypipeError, RequestError, StoppedError, nearest
 FLAGS = ("json", "debug", "help", "version")
 NUMBERS = {"drift": "100"}  # options that may stand alone, and what they are then
 
+
+class Verb(NamedTuple):
+    """A verb of the command line: where its function is, its arguments, what it does."""
+
+    module: str
+    arguments: str
+    text: str
+
+
 VERBS = {
-    "demo": ("[--out DIR]", "the whole platform on clips it draws itself; no network, key or GPU"),
-    "prepare": ("DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
-    "plan": (
+    "demo": Verb(
+        "runs", "[--out DIR]", "the whole platform on clips it draws itself; no network, key or GPU"
+    ),
+    "prepare": Verb("runs", "DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
+    "plan": Verb(
+        "machine",
         "DATASET.yaml|EVALUATION.yaml [key=value ...]",
         "what prepare or evaluate would do, take and cost; starts nothing",
     ),
-    "train": ("STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
-    "tune": (
+    "train": Verb("runs", "STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
+    "tune": Verb(
+        "runs",
         "SEARCH.yaml [key=value ...]",
         "a search over a stage's settings; the same command continues it",
     ),
-    "evaluate": (
+    "evaluate": Verb(
+        "runs",
         "[yaml] --model M [--model-base B] --benchmarks all|a,b --eval-root DIR --out RUN",
         "predictions, verdicts and scores; resumes by itself",
     ),
-    "judge": (
+    "judge": Verb(
+        "runs",
         "RUN [base_url=... model=... key_file=...] [--drift [N]]",
         "judge the open answers of an evaluation (again); --drift: does the judge still say the same?",
     ),
-    "report": (
+    "report": Verb(
+        "results",
         "RUN... [--out DIR] [--baseline LABEL]",
         "one HTML file and a table of any runs; LABEL=RUN names one",
     ),
-    "compare": ("RUN_A RUN_B", "paired comparison of two evaluations"),
-    "score": (
+    "compare": Verb("results", "RUN_A RUN_B", "paired comparison of two evaluations"),
+    "score": Verb(
+        "results",
         "BENCHMARK --eval-root DIR --answers FILE | --verdicts FILE... [--split S]",
         "score a file in the reference's format",
     ),
-    "export": (
+    "export": Verb(
+        "results",
         "BENCHMARK --eval-root DIR --answers FILE|--run RUN --out FILE [--format upload|answers] [--split S]",
         "what an evaluation server takes, or a run's answers in the reference's format",
     ),
-    "unpack": (
+    "unpack": Verb(
+        "results",
         "BENCHMARK --eval-root DIR [--split S] [SOURCE=DIR ...]",
         "media that lie in annotations (mmbench) or inside videos (seed_bench), as files",
     ),
-    "ask": ('--model M [--model-base B] FILE "question"', "one answer about one image or video"),
-    "verify": ("RUN", "prove a run: every input in exactly one place, every hash right"),
-    "doctor": (
+    "ask": Verb(
+        "models", '--model M [--model-base B] FILE "question"', "one answer about one image or video"
+    ),
+    "verify": Verb("results", "RUN", "prove a run: every input in exactly one place, every hash right"),
+    "doctor": Verb(
+        "machine",
         "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
-    "benchmarks": ("", "list the benchmarks: metric, scorer, published score, splits"),
-    "merge": (
+    "benchmarks": Verb("results", "", "list the benchmarks: metric, scorer, published score, splits"),
+    "merge": Verb(
+        "models",
         "--adapter RUN --model-base B --out DIR [--layout hf|original]",
         "merge a LoRA adapter into its base; original: in the layout of Video-LLaVA's own code",
     ),
@@ -204,7 +227,7 @@ def usage() -> str:
         "",
     ]
     lines += ["usage: raypipe VERB [yaml] [key=value ...] [--json] [--debug]", ""]
-    lines += [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    lines += [f"  {verb:<{width}}  {known.text}" for verb, known in VERBS.items()]
     lines += [
         "",
         "raypipe VERB --help shows a verb's arguments. --key value and key=value mean the same.",
@@ -231,11 +254,10 @@ def _dispatch(argv: list[str]) -> int:
         raise RequestError(f"no verb is called '{verb}'", nearest(verb, VERBS, shown=20))
     request = parse(argv[1:])
     if "help" in request.flags:
-        arguments, text = VERBS[verb]
-        print(f"usage: raypipe {verb} {arguments}\n\n{text}\n\n{EXIT_CODES}")
+        known = VERBS[verb]
+        print(f"usage: raypipe {verb} {known.arguments}\n\n{known.text}\n\n{EXIT_CODES}")
         return 0
-    commands = importlib.import_module("raypipe.commands")
-    run = getattr(commands, verb)
+    run = getattr(importlib.import_module(f"raypipe.commands.{VERBS[verb].module}"), verb)
     return int(run(request) or 0)
 
 

@@ -128,7 +128,7 @@ def test_help_imports_nothing_heavy(argv):
         "raypipe.report.export",
         "raypipe.report.listing",
         "raypipe.benchmark",
-        "raypipe.commands",
+        *(f"raypipe.commands.{v}" for v in sorted({v.module for v in VERBS.values()})),
     ],
 )
 def test_grading_and_reporting_need_no_engine(module):
@@ -292,7 +292,7 @@ def test_a_fault_of_our_own_is_one_line_and_code_1(capsys, monkeypatch):
     def broken(request):
         raise ZeroDivisionError("a fault\nof two lines")
 
-    monkeypatch.setattr("raypipe.commands.benchmarks", broken)
+    monkeypatch.setattr("raypipe.commands.results.benchmarks", broken)
     assert "ZeroDivisionError: a fault\n" in refused(capsys, "benchmarks", code=1)
     code, _, err = run(capsys, "benchmarks", "--debug")
     assert code == 1
@@ -303,7 +303,7 @@ def test_an_interrupt_is_a_resumable_stop(capsys, monkeypatch):
     def stopped(request):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raypipe.commands.benchmarks", stopped)
+    monkeypatch.setattr("raypipe.commands.results.benchmarks", stopped)
     code, _, err = run(capsys, "benchmarks")
     assert code == 4
     assert "run the same command again" in err
@@ -312,9 +312,9 @@ def test_an_interrupt_is_a_resumable_stop(capsys, monkeypatch):
 def test_sigterm_stops_with_code_4(tmp_path):
     """The signal a cluster sends before it takes a machine away."""
     script = (
-        "import sys, time\nfrom raypipe import cli, commands\n"
+        "import sys, time\nfrom raypipe import cli\nfrom raypipe.commands import results\n"
         "def slow(request):\n    print('on', flush=True)\n    time.sleep(60)\n"
-        "commands.benchmarks = slow\nsys.exit(cli.main(['benchmarks']))"
+        "results.benchmarks = slow\nsys.exit(cli.main(['benchmarks']))"
     )
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout.readline() == b"on\n"
@@ -327,11 +327,11 @@ def test_sigterm_stops_with_code_4(tmp_path):
 
 def test_a_second_interrupt_ends_at_once(tmp_path):
     script = (
-        "import sys, time\nfrom raypipe import cli, commands\n"
+        "import sys, time\nfrom raypipe import cli\nfrom raypipe.commands import results\n"
         "def slow(request):\n"
         "    try:\n        print('on', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('tidying up', flush=True)\n        time.sleep(60)\n"
-        "commands.benchmarks = slow\nsys.exit(cli.main(['benchmarks']))"
+        "results.benchmarks = slow\nsys.exit(cli.main(['benchmarks']))"
     )
     command = [sys.executable, "-c", script]
     child = subprocess.Popen(

@@ -1,0 +1,29 @@
+"""The verbs that look before anything starts."""
+
+from __future__ import annotations
+
+from raypipe.cli import Request, show
+from raypipe.errors import RequestError
+
+
+def doctor(request: Request) -> int:
+    from raypipe.doctor.run import doctor as run
+
+    options = ["data_root", "datasets", "out", "eval_root"]
+    root, datasets, out, eval_root = (request.take(name) for name in options)
+    request.nothing_left("doctor", options)
+    if request.words:
+        raise RequestError(f"doctor takes no word '{request.words[0]}'", "raypipe doctor [--data-root DIR]")
+    if datasets and not root:
+        raise RequestError("--datasets is of use with --data-root only", "name the tree: --data-root DIR")
+    code, result, text = run(root, datasets, out, eval_root)
+    show(result, text, request.json)
+    return code
+
+
+def plan(request: Request) -> int:
+    from raypipe.planning import plan_of
+
+    text, result = plan_of(request.yaml() or "", request.settings)
+    show(result, text, request.json)
+    return 0

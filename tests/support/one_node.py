@@ -1,0 +1,115 @@
+"""A cluster of one node with its own folder, ports and token, for tests that submit jobs.
+
+It is a process tree of the test session and ends with it; no other Ray is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tests.support.hooked import marked_processes
+
+RAY = Path(sys.executable).with_name("ray")
+TOKEN = "b7" * 32
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+@dataclass
+class OneNode:
+    """The cluster; ``folder`` holds its session and its logs, ``dashboard`` is its address."""
+
+    folder: Path
+    dashboard: str
+    environ: dict[str, str]
+
+    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(RAY), *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environ, capture_output=True, text=True, timeout=400
+        )
+
+    def submit(self, *command: str, runtime: dict | None = None) -> subprocess.CompletedProcess[str]:
+        given = ["--runtime-env-json", json.dumps(runtime)] if runtime else []
+        return self.ray("job", "submit", "--address", self.dashboard, *given, "--", *command)
+
+    def told(self) -> str:
+        """What the job list and the REST address say of all jobs."""
+        request = urllib.request.Request(f"{self.dashboard}/api/jobs/")  # noqa: S310
+        request.add_header("Authorization", f"Bearer {TOKEN}")
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            body = answer.read().decode()
+        listed = self.ray("job", "list", "--address", self.dashboard)
+        assert listed.returncode == 0, listed.stderr
+        assert "submission_id" in body
+        return body + listed.stdout + listed.stderr
+
+
+@pytest.fixture(scope="session")
+def one_node() -> Iterator[OneNode]:
+    """Two CPUs; a test leaves no job of its own running."""
+    folder = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
+    (folder / "token").write_text(TOKEN)
+    (folder / "token").chmod(0o600)
+    mark = f"RAYPIPE_TEST_MARK={uuid.uuid4().hex}"
+    gcs, dashboard, agent, rpc, metrics, client = free_ports(6)
+    environ = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OPENAI_API_KEY")}
+    environ |= dict([mark.split("=")]) | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [
+        *(str(RAY), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder / 'ray'}"),
+        *(f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={rpc}"),
+        *(f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
+        *("--node-ip-address=127.0.0.1", "--object-store-memory=200000000"),
+    ]
+    with open(folder / "head.log", "wb") as log:
+        head = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True
+        )
+    made = OneNode(folder, f"http://127.0.0.1:{dashboard}", environ)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert head.poll() is None, (folder / "head.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, "the cluster never came up"
+            with contextlib.suppress(OSError, AssertionError):
+                if made.ray("job", "list", "--address", made.dashboard).returncode == 0:
+                    break
+        yield made
+    finally:
+        for pid in marked_processes(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        head.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
