@@ -89,6 +89,11 @@ VERBS = {
         "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
+    "chaos": Verb(
+        "cluster",
+        "CONFIG.yaml [key=value ...] --seed N [--faults worker,decoder,driver,judge] [--sample N] [--out D]",
+        "the faults of real life on a sample of your own run, in a scratch folder, and the proof",
+    ),
     "benchmarks": Verb("results", "", "list the benchmarks: metric, scorer, published score, splits"),
     "merge": Verb(
         "models",

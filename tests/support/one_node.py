@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.chaos.processes import marked_processes
 from tests.support import ROOT
-from tests.support.hooked import marked_processes
 
 RAY = Path(sys.executable).with_name("ray")
 TOKEN = "b7" * 32
