@@ -22,7 +22,11 @@ from raypipe import __version__
 from raypipe.errors import RaypipeError, RequestError, StoppedError, nearest
 
 FLAGS = ("json", "debug", "help", "version")
-NUMBERS = {"drift": "100"}  # options that may stand alone, and what they are then
+NUMBERS = {
+    "drift": "100",
+    "detach": "1",
+    "no_wait": "1",
+}  # options that may stand alone, and what they are then
 
 
 class Verb(NamedTuple):
@@ -94,6 +98,11 @@ VERBS = {
         "models",
         "--adapter RUN --model-base B --out DIR [--layout hf|original]",
         "merge a LoRA adapter into its base; original: in the layout of Video-LLaVA's own code",
+    ),
+    "submit": Verb(
+        "cluster",
+        "VERB [yaml] [key=value ...] [--address URL] [--detach] [--retries N] [--python PATH]",
+        "a verb as a Ray job: followed, with its exit code; the same command follows or continues it",
     ),
 }
 
