@@ -97,7 +97,7 @@ def _is_later(info: Any) -> bool:
     return isinstance(extra, dict) and extra.get("identity") == "unless default"
 
 
-class _Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """Plain data only; a key that is there twice and an alias (a few make a giant) are refused."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -109,11 +109,15 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a list or a mapping", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"'{key.value}' is there twice", key.start_mark
                 )
-            seen.add(str(key.value))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -124,7 +128,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RequestError: missing, unreadable, or not a yaml mapping.
     """
     try:
-        data = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a safe loader
+        data = yaml.load(path.read_text(), PlainLoader)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise RequestError(f"no such settings file: {path}", _near_files(path)) from None
     except (OSError, UnicodeDecodeError) as fault:
@@ -138,7 +142,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _value(text: str, item: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+        return yaml.load(text, PlainLoader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, RecursionError) as fault:
         raise RequestError(f"'{item}' is not valid yaml: {' '.join(str(fault).split())[:200]}") from None
 

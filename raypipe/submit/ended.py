@@ -30,7 +30,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
-class Ending:
+class JobEnd:
     """The end of a job: Ray's status, the exit code to end with, what to tell a person.
 
     ``again`` says that a death of a process or of a node ended it, so that the same job may go further.
@@ -58,18 +58,18 @@ class Ending:
         return _BY_CODE.get(self.exit_code, RaypipeError)(f"{self.submission_id} {self.text}", remedy)
 
 
-def ending(job: dict[str, Any], log: str) -> Ending:
+def ending(job: dict[str, Any], log: str) -> JobEnd:
     """Reads the end of a job from what the cluster says of it and from the end of its log."""
     submission_id, status = str(job["submission_id"]), str(job["status"])
     code = job.get("driver_exit_code")
     if status == "SUCCEEDED":
-        return Ending(submission_id, status, 0, "succeeded")
+        return JobEnd(submission_id, status, 0, "succeeded")
     if status == "STOPPED":
-        return Ending(submission_id, status, 4, "was stopped; what was committed stays")
+        return JobEnd(submission_id, status, 4, "was stopped; what was committed stays")
     if code is None:
         said = " ".join(str(job.get("message") or "no reason is given").split())
         machine = job.get("error_type") in _MACHINE
-        return Ending(
+        return JobEnd(
             submission_id,
             status,
             ServiceError.exit_code if machine else 1,
@@ -80,9 +80,9 @@ def ending(job: dict[str, Any], log: str) -> Ending:
     found, remedy = _errors(log)
     if code in range(1, 7):
         text = f"ended with exit code {code}" + (f": {found}" if found else "")
-        return Ending(submission_id, status, code, text, remedy, again=code == 1)
+        return JobEnd(submission_id, status, code, text, remedy, again=code == 1)
     if code in (126, 127):
-        return Ending(
+        return JobEnd(
             submission_id,
             status,
             ServiceError.exit_code,
@@ -93,8 +93,8 @@ def ending(job: dict[str, Any], log: str) -> Ending:
     if number in signal.valid_signals():
         name = signal.Signals(number).name
         why = ", as the kernel does when memory is out" if name == "SIGKILL" else ""
-        return Ending(submission_id, status, 1, f"was killed by {name}{why}", again=True)
-    return Ending(submission_id, status, 1, f"ended with exit code {code}" + (f": {found}" if found else ""))
+        return JobEnd(submission_id, status, 1, f"was killed by {name}{why}", again=True)
+    return JobEnd(submission_id, status, 1, f"ended with exit code {code}" + (f": {found}" if found else ""))
 
 
 def _errors(log: str) -> tuple[str, str]:

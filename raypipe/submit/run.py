@@ -15,7 +15,7 @@ from typing import Any
 from raypipe import __version__
 from raypipe.errors import RequestError, ServiceError, StoppedError
 from raypipe.submit.dashboard import Busy, Dashboard, Refused, Unreachable
-from raypipe.submit.ended import Ending, ending
+from raypipe.submit.ended import JobEnd, ending
 from raypipe.submit.follow import ENDED, Log, Pace, follow, wait
 from raypipe.submit.order import Order, refuse_missing
 from raypipe.submit.upload import Upload, chosen, package
@@ -52,7 +52,7 @@ class Submitter:
     python: str = "python"
     pace: Pace = field(default_factory=lambda: PACE)
 
-    def run(self, retries: int = 0, detach: bool = False) -> Ending | Followed:
+    def run(self, retries: int = 0, detach: bool = False) -> JobEnd | Followed:
         """Follows the job of this run folder, or submits one; submits again after a death.
 
         Raises:

@@ -124,7 +124,7 @@ def test_a_second_submission_follows_the_first(capsys, folder, job_server):  # n
 
 def test_other_settings_do_not_join_a_job_at_work(capsys, folder, job_server):  # noqa: F811
     job_server.planned = [Planned(endless=True)]
-    assert submit(capsys, "prepare", "d.yaml", "detach=1")[0] == 0
+    assert submit(capsys, "prepare", "d.yaml", "--detach")[0] == 0
     code, _, err = submit(capsys, "prepare", "d.yaml", "name=other")
     assert code == 2
     assert "with other settings" in err

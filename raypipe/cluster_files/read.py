@@ -1,0 +1,62 @@
+"""Reads the file of a cluster, of `ray up` or of KubeRay, and says which machines it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from raypipe.cluster_files.kubernetes import KINDS, kuberay_types
+from raypipe.cluster_files.launcher import launcher_types
+from raypipe.cluster_files.places import Document, read_documents
+from raypipe.cluster_files.types import NodeType
+from raypipe.errors import RequestError
+
+__all__ = ["ClusterFile", "NodeType", "read_cluster"]
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """A cluster's file, read.
+
+    Attributes:
+        path: as it was given.
+        kind: the provider's type of a `ray up` file ("aws", "local", ...), or "kuberay".
+        node_types: the machines; none where a RayJob only names a cluster that is there already.
+        documents: the plain data, a `ray up` file's one document or the Kubernetes objects.
+        sources: the same documents with the lines of their values.
+    """
+
+    path: str
+    kind: str
+    node_types: tuple[NodeType, ...]
+    documents: tuple[dict[str, Any], ...]
+    sources: tuple[Document, ...] = field(default=(), repr=False)
+
+
+def read_cluster(path: str) -> ClusterFile:
+    """Reads a `ray up` file or a file of Kubernetes objects with a RayCluster, RayJob or RayService in it.
+
+    Raises:
+        RequestError: missing or not yaml, a key that is there twice, neither kind of file, or a part that is
+            not of its kind's form; with the line.
+    """
+    sources = read_documents(path)
+    if not sources:
+        raise RequestError(f"{path} is empty")
+    for i, source in enumerate(sources, 1):
+        if not isinstance(source.value, dict):
+            raise RequestError(f"{path}, line {source.line(())}: document {i} is not a mapping")
+    documents = tuple(s.value for s in sources)
+    if any("apiVersion" in d or "kind" in d for d in documents):
+        if not any(d.get("kind") in KINDS for d in documents):
+            raise RequestError(f"{path} holds no cluster", f"one object is to be a {', '.join(KINDS)}")
+        types = tuple(t for s in sources for t in kuberay_types(path, s))
+        return ClusterFile(path, "kuberay", types, documents, sources)
+    if len(sources) > 1:
+        raise RequestError(f"{path}, line {sources[1].line(())}: a `ray up` file is one document")
+    if "provider" not in documents[0]:
+        raise RequestError(
+            f"{path} is no cluster's file: neither `provider:` (ray up) nor `kind:` (KubeRay) is in it"
+        )
+    kind, found = launcher_types(path, sources[0])
+    return ClusterFile(path, kind, found, documents, sources)
