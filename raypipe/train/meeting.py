@@ -15,8 +15,8 @@ from ray.train.torch.config import _TorchBackend
 class Meeting(TorchConfig):
     """Ray's settings of the process group, with the interface of each node's address for gloo.
 
-    Gloo asks for the address of its own host's name. Where /etc/hosts says 127.0.1.1, as on a Debian or Ubuntu
-    as installed, or nothing, each rank would tell the others to call at 127.0.0.1.
+    Gloo asks for the address of its own host's name. Where /etc/hosts says 127.0.1.1, as on a newly
+    installed Debian or Ubuntu, or nothing, each rank would tell the others to call at 127.0.0.1.
     """
 
     @property
@@ -39,7 +39,7 @@ def listen_at_node_address() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has an address; None where none has, as behind a translation of addresses."""
+    """The network interface that has an address; None where none has, as behind an address translation."""
     for name, held in psutil.net_if_addrs().items():
         if any(one.address.partition("%")[0] == address for one in held):
             return name

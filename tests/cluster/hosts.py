@@ -1,8 +1,9 @@
 """Hosts on one machine: each has its own processes, network, files of its user, and an sshd.
 
 A host is a tree of Linux namespaces: process ids, mounts, network, shared memory and host name. What it
-shares with the machine is read-only; /tmp, /run, /dev/shm and the home folder are its own. So Ray's
+shares with the machine is read-only; /tmp, /run, /dev/shm and the home folders are its own. So Ray's
 ``ray stop`` on one host ends nothing elsewhere, a host can be ended as a whole, and a cable can be pulled.
+The user of all hosts is an ordinary one.
 The hosts hang on a bridge in the network of the first one; the machine's own network is not touched.
 """
 
@@ -18,21 +19,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import ROOT
 
-NEEDED = ("unshare", "nsenter", "ip", "mount", "ssh", "ssh-keygen", "rsync", "sshd")
+NEEDED = ("unshare", "nsenter", "setpriv", "ip", "mount", "ssh", "ssh-keygen", "rsync", "sshd")
 PACKAGES = ("util-linux", "iproute2", "openssh-client", "openssh-server", "rsync")
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 SUBNET, BRIDGE = "10.77.0", "br0"
+USER, UID, HOME = "raypipe", 4242, "/home/raypipe"
 NAMESPACES = ("--pid", "--mount", "--net", "--ipc", "--uts")
+KEY = f"{HOME}/.ssh/raypipe"
 SHM = "700m"
 START_S = 30.0
 CLONE_NEWNET = 0x40000000
 
-# Process 1 of a host: the parent of all that lose theirs. `ray stop` waits until somebody has buried the dead.
+# Process 1 of a host: the parent of all that lose theirs. `ray stop` waits until the dead are buried.
 INIT = """
 import os, time
 open("/run/host-is-up", "w").close()
@@ -46,13 +49,13 @@ while True:
 SSHD = """
 ListenAddress {address}
 Port 22
-HostKey {home}/host_key
-AuthorizedKeysFile {home}/.ssh/authorized_keys
+HostKey /root/host_key
+AuthorizedKeysFile .ssh/authorized_keys
 PidFile none
 UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
+PermitRootLogin no
 StrictModes no
 PrintMotd no
 AcceptEnv LANG
@@ -65,7 +68,7 @@ class NoHosts(Exception):
 
 @dataclass
 class Host:
-    """One host. ``folder`` holds its home, /tmp and logs on the machine; ``pid`` is its first process there."""
+    """One host. ``folder`` holds its files on the machine; ``pid`` is its first process there."""
 
     name: str
     address: str
@@ -73,41 +76,43 @@ class Host:
     process: subprocess.Popen[bytes]
     pid: int
     environ: dict[str, str]
-    home: str = field(default_factory=lambda: str(Path.home()))
 
-    def entered(self, command: Sequence[str], environ: Mapping[str, str] | None = None) -> list[str]:
+    @property
+    def home(self) -> Path:
+        """The home folder of its user, as the machine sees it."""
+        return self.folder / HOME.lstrip("/")
+
+    def entered(self, command: Sequence[str], root: bool = False) -> list[str]:
         """The command line that runs a command on this host."""
-        given = [f"{k}={v}" for k, v in {**self.environ, **(environ or {})}.items()]
+        given = [f"{k}={v}" for k, v in self.environ.items()]
         into = ["nsenter", "--target", str(self.pid), *NAMESPACES, f"--wd={ROOT}"]
-        return [*into, "--", "env", "-i", *given, *command]
+        who = [] if root else ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
+        return [*into, "--", *who, "env", "-i", *given, *command]
 
     def run(
         self,
         *command: str,
-        environ: Mapping[str, str] | None = None,
+        root: bool = False,
         timeout_s: float = 300,
         check: bool = True,
-        stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end.
+        """Runs a command to its end, as the hosts' user or as root.
 
         Raises:
             AssertionError: it failed, and ``check``.
         """
-        line = self.entered(command, environ)
+        line = self.entered(command, root)
         ended = subprocess.run(
-            line, input=stdin, capture_output=True, text=True, timeout=timeout_s, cwd="/", check=False
+            line, capture_output=True, text=True, timeout=timeout_s, cwd="/", stdin=subprocess.DEVNULL
         )
-        said = f"{shlex.join(command)[:400]} on {self.name}: {ended.returncode}\n{ended.stdout[-6000:]}\n{ended.stderr[-6000:]}"
-        assert not check or ended.returncode == 0, said
+        told = f"{ended.stdout[-6000:]}\n{ended.stderr[-6000:]}"
+        assert not check or ended.returncode == 0, f"{self.name}: {shlex.join(command)[:400]}\n{told}"
         return ended
 
-    def start(
-        self, *command: str, environ: Mapping[str, str] | None = None, log: str
-    ) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, root: bool = False, log: str) -> subprocess.Popen[bytes]:
         """Starts a command; its output goes into ``folder/log``."""
         with open(self.folder / log, "ab") as out:
-            line = self.entered(command, environ)
+            line = self.entered(command, root)
             return subprocess.Popen(line, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd="/")
 
     def said(self, log: str) -> str:
@@ -135,13 +140,14 @@ class Network:
     """Hosts on a bridge. The first one, ``laptop``, holds the bridge and the user's side of things."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.hosts, self._made = folder, {}, 0
+        self.folder = folder
+        self.hosts: dict[str, Host] = {}
         self.spaces: set[str] = set()
         self.laptop = self._new("laptop", f"{SUBNET}.1", {})
         self._ip("link", "add", BRIDGE, "type", "bridge")
         self._ip("addr", "add", f"{SUBNET}.1/24", "dev", BRIDGE)
         self._ip("link", "set", BRIDGE, "up")
-        self.laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{self.laptop.home}/.ssh/key")
+        self.laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", KEY)
 
     def add(self, name: str, number: int, environ: Mapping[str, str]) -> Host:
         """A new host with an sshd that lets the laptop's user in.
@@ -151,25 +157,19 @@ class Network:
             environ: what a login shell on it finds in its environment.
         """
         host = self._new(name, f"{SUBNET}.{number}", dict(environ))
-        # A fixed hardware address: a host that comes back is the same one to its neighbours.
-        peer = ["peer", "name", "eth0", "address", f"02:00:0a:4d:00:{number:02x}", "netns", str(host.pid)]
-        self._ip("link", "add", f"to-{name}", "type", "veth", *peer)
-        self.join(host)
-        self._ip("link", "set", f"to-{name}", "up")
-        # Ray takes the address that a packet to the outside would have: it needs a way there, if a dead end.
-        for words in (
-            ["addr", "add", f"{host.address}/24", "dev", "eth0"],
-            ["link", "set", "eth0", "up"],
-            ["route", "add", "default", "via", self.laptop.address],
-        ):
-            host.run("ip", *words)
-        host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{host.home}/host_key")
-        _write(host.folder / "home/.ssh/authorized_keys", (self._home / ".ssh/key.pub").read_text())
-        _write(host.folder / "home/sshd_config", SSHD.format(address=host.address, home=host.home))
-        daemon = shutil.which("sshd", path=SBIN) or "sshd"
-        host.start(daemon, "-D", "-e", "-f", f"{host.home}/sshd_config", log="sshd.log")
-        self._wait_for_ssh(host)
+        self._connect(host)
+        host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/host_key", root=True)
+        _write(host.home / ".ssh/authorized_keys", (self.laptop.home / ".ssh/raypipe.pub").read_text(), UID)
+        _write(host.folder / "root/sshd_config", SSHD.format(address=host.address))
+        self._serve(host)
         return host
+
+    def boot(self, host: Host) -> Host:
+        """A host that was killed, started again with what is on its disk."""
+        again = self._start(host.name, host.address, host.folder, host.environ)
+        self._connect(again)
+        self._serve(again)
+        return again
 
     def cut(self, host: Host) -> None:
         """Pulls the cable: its packets go nowhere, and nobody is told."""
@@ -179,13 +179,17 @@ class Network:
         """Puts the cable back."""
         self._ip("link", "set", f"to-{host.name}", "master", BRIDGE)
 
-    def ssh(self, host: Host, command: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def ssh(self, host: Host, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a command in a login shell of a host, as the user at the laptop would."""
-        return self.laptop.run(*self.ssh_words(), host.address, f"bash --login -c {shlex.quote(command)}", **options)  # type: ignore[arg-type]
-
-    def ssh_words(self) -> list[str]:
-        quiet = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-        return ["ssh", "-i", f"{self.laptop.home}/.ssh/key", *quiet, "-o", "ConnectTimeout=5"]
+        given = (
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "ConnectTimeout=5",
+        )
+        options = [word for option in given for word in ("-o", option)]
+        remote = f"bash --login -c {shlex.quote(command)}"
+        return self.laptop.run("ssh", "-i", KEY, *options, f"{USER}@{host.address}", remote, check=check)
 
     def leftovers(self) -> dict[int, str]:
         """Processes that live in a namespace of any host there ever was."""
@@ -213,42 +217,50 @@ class Network:
             os.close(here)
             os.close(there)
 
-    @property
-    def _home(self) -> Path:
-        return self.laptop.folder / "home"
-
     def _new(self, name: str, address: str, environ: dict[str, str]) -> Host:
-        if name in self.hosts:
-            self.hosts[name].kill()
-        self._made += 1
-        folder = self.folder / f"{self._made}-{name}"
-        for part in ("home/.ssh", "tmp"):
-            (folder / part).mkdir(parents=True)
-        os.chmod(folder / "home/.ssh", 0o700)
-        home = str(Path.home())
+        folder = self.folder / name
         base = {
-            "HOME": home,
-            "USER": "root",
+            "HOME": HOME,
+            "USER": USER,
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:{SBIN}",
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(ROOT),
             **environ,
         }
-        shell = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in base.items())
-        _write(folder / "home/.bashrc", shell)
-        _write(folder / "home/.bash_profile", "source ~/.bashrc\n")
+        _furnish(folder, name, base)
+        return self._start(name, address, folder, base)
+
+    def _start(self, name: str, address: str, folder: Path, environ: dict[str, str]) -> Host:
         with open(folder / "init.log", "wb") as log:
             command = ["unshare", "--fork", "--kill-child=SIGKILL", "--mount-proc", *NAMESPACES]
-            script = _init(name, folder, home)
-            process = subprocess.Popen(
-                [*command, "--propagation", "private", "sh", "-c", script], stdout=log, stderr=log, cwd="/"
-            )
+            script = ["--propagation", "private", "sh", "-c", _init(name, folder)]
+            process = subprocess.Popen([*command, *script], stdout=log, stderr=log, cwd="/")
         pid = _first_process(process, folder)
-        self.hosts[name] = host = Host(name, address, folder, process, pid, base)
+        self.hosts[name] = host = Host(name, address, folder, process, pid, environ)
         self.spaces.add(os.readlink(f"/proc/{pid}/ns/pid"))
-        host.run("ip", "link", "set", "lo", "up")
+        host.run("ip", "link", "set", "lo", "up", root=True)
         return host
+
+    def _connect(self, host: Host) -> None:
+        # A fixed hardware address: a host that comes back is the same one to its neighbours.
+        hardware = f"02:00:0a:4d:00:{int(host.address.rpartition('.')[2]):02x}"
+        peer = ["peer", "name", "eth0", "address", hardware, "netns", str(host.pid)]
+        self._ip("link", "add", f"to-{host.name}", "type", "veth", *peer)
+        self.join(host)
+        self._ip("link", "set", f"to-{host.name}", "up")
+        # Ray takes the address that a packet to the outside would have: it needs a way there, if a dead end.
+        for words in (
+            ["addr", "add", f"{host.address}/24", "dev", "eth0"],
+            ["link", "set", "eth0", "up"],
+            ["route", "add", "default", "via", self.laptop.address],
+        ):
+            host.run("ip", *words, root=True)
+
+    def _serve(self, host: Host) -> None:
+        daemon = shutil.which("sshd", path=SBIN) or "sshd"
+        host.start(daemon, "-D", "-e", "-f", "/root/sshd_config", root=True, log="sshd.log")
+        self._wait_for_ssh(host)
 
     def _ip(self, *words: str) -> None:
         """``ip`` in the laptop's network; it names processes as the machine does."""
@@ -275,17 +287,41 @@ def why_not() -> str | None:
     if missing := [name for name in NEEDED if not shutil.which(name, path=path)]:
         return f"{', '.join(missing)} missing: apt-get install {' '.join(PACKAGES)}"
     command = ["unshare", "--fork", "--mount-proc", *NAMESPACES, "sh", "-c"]
-    script = "mount -t tmpfs tmpfs /dev/shm && ip link add probe0 type veth peer name probe1 && ip link add probe2 type bridge"
+    links = "ip link add probe0 type veth peer name probe1 && ip link add probe2 type bridge"
+    script = f"mount -t tmpfs tmpfs /dev/shm && {links}"
     tried = subprocess.run([*command, script], capture_output=True, text=True, check=False)
     if tried.returncode:
-        return f"this machine allows no namespaces: {tried.stderr.strip().splitlines()[-1:]}"
+        return f"this machine allows no namespaces: {' '.join(tried.stderr.split())[-200:]}"
     return None
 
 
-def _init(name: str, folder: Path, home: str) -> str:
+def _furnish(folder: Path, name: str, environ: Mapping[str, str]) -> None:
+    """What a host has of its own: the homes, /tmp, a few files of /etc."""
+    for part, mode in (("home", 0o755), ("root", 0o755), ("tmp", 0o1777), ("etc", 0o755)):
+        (folder / part).mkdir(parents=True)
+        (folder / part).chmod(mode)
+    for part in (HOME.lstrip("/"), f"{HOME.lstrip('/')}/.ssh"):
+        (folder / part).mkdir(mode=0o700)
+        os.chown(folder / part, UID, UID)
+    shell = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in environ.items())
+    for file, text in ((".bashrc", shell), (".bash_profile", "source ~/.bashrc\n")):
+        _write(folder / HOME.lstrip("/") / file, text, UID)
+    for file, text in (
+        # As an installed Debian has it: its own name is a loopback address. Nobody answers for other names.
+        ("hosts", f"127.0.0.1 localhost\n127.0.1.1 {name}\n"),
+        ("resolv.conf", "nameserver 127.0.0.1\n"),
+        ("passwd", f"{Path('/etc/passwd').read_text()}{USER}:x:{UID}:{UID}::{HOME}:/bin/bash\n"),
+        ("group", f"{Path('/etc/group').read_text()}{USER}:x:{UID}:\n"),
+        ("shadow", f"{USER}:*:20000:0:99999:7:::\nsshd:*:20000:0:99999:7:::\n"),
+    ):
+        _write(folder / "etc" / file, text)
+        (folder / "etc" / file).chmod(0o600 if file == "shadow" else 0o644)
+
+
+def _init(name: str, folder: Path) -> str:
     """The script of a host's first process: what it shows of the machine, then it waits for ever."""
     lines = ["set -e", f"hostname {shlex.quote(name)}", f"mount -t tmpfs -o size={SHM} tmpfs /dev/shm"]
-    own = {home: folder / "home", "/tmp": folder / "tmp"}
+    own = {"/home": folder / "home", "/root": folder / "root", "/tmp": folder / "tmp"}  # noqa: S108
     hidden = []
     for path in dict.fromkeys(os.path.realpath(p) for p in (ROOT, sys.prefix, sys.base_prefix)):
         for target, source in own.items():
@@ -295,12 +331,10 @@ def _init(name: str, folder: Path, home: str) -> str:
         if path not in ("/usr", "/usr/local"):
             lines += [_bind(path, path), f"mount -o remount,bind,ro {shlex.quote(path)}"]
     lines += hidden
+    etc = [(folder / "etc" / file, f"/etc/{file}") for file in os.listdir(folder / "etc")]
+    lines += [_bind(str(source), target) for source, target in etc if os.path.exists(target)]
     lines += [_bind(str(source), target) for target, source in own.items()]
     lines += ["mount -o remount,bind,ro /", "mount -t tmpfs tmpfs /run", "mkdir -p /run/sshd"]
-    # As an installed Debian has it: its own name is a loopback address. Nobody answers for other names.
-    names = f"127.0.0.1 localhost\\n127.0.1.1 {name}\\n"
-    lines += [f"printf '{names}' > /run/hosts", "mount --bind /run/hosts /etc/hosts"]
-    lines += ["echo nameserver 127.0.0.1 > /run/resolv.conf", "mount --bind /run/resolv.conf /etc/resolv.conf"]
     lines += ["cd /", f"exec {shlex.quote(sys.executable)} -I -S -c {shlex.quote(INIT)}"]
     return "\n".join(lines)
 
@@ -335,6 +369,7 @@ def _spaces() -> dict[int, tuple[str, str]]:
     return found
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str, owner: int = 0) -> None:
     file.write_text(text)
     file.chmod(0o600)
+    os.chown(file, owner, owner)

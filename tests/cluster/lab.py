@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +17,7 @@ import boto3
 import botocore.exceptions
 import yaml
 
-from tests.cluster.hosts import Network
+from tests.cluster.hosts import HOME, Host, Network
 from tests.support import ROOT
 from tests.support.s3 import environment
 
@@ -26,15 +26,25 @@ CPUS = 3  # of each host, as Ray counts them: what asks for two finds room for o
 STORE_BYTES = 200_000_000
 WAIT_S = 150.0
 # A dead host is noticed after five unanswered checks; Ray asks every three seconds unless told otherwise.
-HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
+HEALTH = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 "
+YAML = f"{HOME}/cluster.yaml"
+STEPS = 160
+FINETUNE = (
+    *(f"steps={STEPS}", "global_batch=16", "micro_batch=4", "max_tokens=256"),
+    "rates={language_model: 1.0e-4, multi_modal_projector: 1.0e-4}",
+    "checkpoint={every_steps: 20, keep: 20}",
+)
 BUCKET = "lab"
 
 
 class Lab:
-    """The laptop, the S3 server on it, a head and workers; ``log`` is a list of what was done and its seconds."""
+    """The laptop, the S3 server on it, a head and workers."""
 
     def __init__(self, folder: Path) -> None:
         self.begun, self.folder = time.monotonic(), folder
+        # What `ray stop` on a host would end, if it reached the machine's processes.
+        shutil.copy(shutil.which("sleep") or "/bin/sleep", folder / "raylet")
+        self.bystander = subprocess.Popen([folder / "raylet", "3600"])
         self.network = Network(folder)
         self.laptop = self.network.laptop
         self.s3_url = f"http://{self.laptop.address}:{S3_PORT}"
@@ -59,12 +69,18 @@ class Lab:
         """What a login shell of every host has: where the storage is, and thrift."""
         return {
             **environment(self.s3_url),
-            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_MODE": "token",  # for the commands at the laptop, too
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "NO_COLOR": "1",
         }
+
+    def close(self) -> None:
+        """Ends all hosts, as they are."""
+        self.network.close()
+        self.bystander.kill()
+        self.bystander.wait()
 
     def tell(self, what: str) -> None:
         """A line of the log: seconds since the start, and what has been done."""
@@ -111,21 +127,25 @@ class Lab:
     # The cluster, as its user does.
 
     def up(self) -> None:
-        """``ray up`` with a token made for it; ends when every host has joined and the dashboard is at the laptop."""
-        make = "umask 077; mkdir -p ~/.ray; ray get-auth-token --generate > /dev/null; chmod 600 ~/.ray/auth_token"
-        self.laptop.run("sh", "-c", make)
-        (self.laptop.folder / "home/cluster.yaml").write_text(yaml.safe_dump(self.cluster_yaml()))
-        self.laptop.run("ray", "up", "-y", "--no-config-cache", self._yaml)
+        """``ray up`` with a token made for it; ends when all have joined and the tunnel is dug."""
+        make = "mkdir -p ~/.ray; ray get-auth-token --generate > /dev/null; chmod 600 ~/.ray/auth_token"
+        self.laptop.run("sh", "-c", f"umask 077; {make}")
+        (self.laptop.home / "cluster.yaml").write_text(yaml.safe_dump(self.cluster_yaml(), sort_keys=False))
+        self.laptop.run("ray", "up", "-y", "--no-config-cache", YAML)
         self.tell("ray up: the head is there")
-        self.tunnel = self.laptop.start("ray", "dashboard", self._yaml, log="dashboard.log")
+        self.connect()
         self.wait("all hosts", lambda: len(self.nodes()) == 1 + len(self.workers))
         self.tell("the worker has joined")
 
+    def connect(self) -> None:
+        """``ray dashboard``: a tunnel to the head's loopback."""
+        self.tunnel = self.laptop.start("ray", "dashboard", YAML, log="dashboard.log")
+
     def down(self) -> None:
-        """``ray down``; with machines that are not a cloud's, Ray stops the head alone, and workers must be told."""
+        """``ray down``; on machines of one's own Ray stops the head alone, and workers must be told."""
         self.tunnel.terminate()
         self.tunnel.wait(30)
-        self.laptop.run("ray", "down", "-y", self._yaml)
+        self.laptop.run("ray", "down", "-y", YAML)
         for worker in self.workers.values():
             self.network.ssh(worker, "ray stop")
         self.tell("ray down")
@@ -133,25 +153,41 @@ class Lab:
     def nodes(self) -> list[str]:
         """Addresses of the hosts that Ray counts as alive."""
         try:
-            told = json.loads(self.dashboard("/api/v0/nodes?detail=false") or b"{}")
-        except ValueError:
+            told = json.loads(self.dashboard("/api/v0/nodes"))
+        except (OSError, ValueError):  # the tunnel is not dug yet
             return []
         rows = told.get("data", {}).get("result", {}).get("result", [])
         return sorted(row["node_ip"] for row in rows if row["state"] == "ALIVE")
 
-    def dashboard(self, path: str, token: str | None = None) -> bytes | None:
-        """What the dashboard answers at the laptop's end of the tunnel; None where it does not."""
-        token = (self.laptop.folder / "home/.ray/auth_token").read_text() if token is None else token
-        request = urllib.request.Request(DASHBOARD + path, headers={"Authorization": f"Bearer {token}"})  # noqa: S310
-        with self.network.inside(), contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
-                return bytes(answer.read())
-        return None
+    def dashboard(self, path: str, token: str | None = None) -> bytes:
+        """What the dashboard answers at the laptop's end of the tunnel.
 
-    def submit(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        Raises:
+            urllib.error.URLError: it refuses, or is not there.
+        """
+        token = (self.laptop.home / ".ray/auth_token").read_text() if token is None else token
+        request = urllib.request.Request(DASHBOARD + path, headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+        with self.network.inside(), urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+            return bytes(answer.read())
+
+    @property
+    def all_hosts(self) -> list[Host]:
+        """The cluster's; the laptop is not one of them."""
+        return [self.head, *self.workers.values()]
+
+    def at_work(self, host: Host, what: str) -> list[str]:
+        """Command lines of Ray's processes on a host that are so called."""
+        return [line for line in host.processes().values() if what in line]
+
+    def submit(self, name: str, verb: str, *settings: str) -> subprocess.Popen[bytes]:
         """Submits a job from the laptop and follows it; ends with its exit code, its log is ``NAME.log``."""
-        words = ["ray", "job", "submit", "--address", DASHBOARD, "--working-dir", str(ROOT), "--", "python"]
-        return self.laptop.start(*words, *command, log=f"{name}.log")
+        words = ["ray", "job", "submit", "--address", DASHBOARD, "--working-dir", ".", "--", "python"]
+        return self.laptop.start(*words, f"jobs/{verb}.py", *settings, log=f"{name}.log")
+
+    def finetune(self, name: str, shards: str, *settings: str) -> subprocess.Popen[bytes]:
+        """A finetuning of some 30 seconds, with a checkpoint every four or so; its run is ``runs/NAME``."""
+        given = [f"mixture=[{{data: {shards}}}]", f"out=s3://{BUCKET}/runs/{name}", *FINETUNE, *settings]
+        return self.submit(name, "finetune", "jobs/demo_finetune.yaml", *given)
 
     def ended(self, name: str, job: subprocess.Popen[bytes], limit_s: float = 300) -> str:
         """Waits for a job's end; its log.
@@ -168,24 +204,24 @@ class Lab:
         self.tell(f"{name} is done")
         return said
 
-    @property
-    def _yaml(self) -> str:
-        return f"{self.laptop.home}/cluster.yaml"
-
     def cluster_yaml(self) -> dict[str, Any]:
-        start = f"ray start --num-cpus={CPUS} --object-store-memory={STORE_BYTES} --object-manager-port=8076"
-        health = " ".join(f"{k}={v}" for k, v in (HEALTH | {"RAY_enable_autoscaler_v2": "0"}).items())
-        return {
-            "cluster_name": "lab",
-            "provider": {"type": "local", "head_ip": self.head.address, "worker_ips": [w.address for w in self.workers.values()]},
-            "auth": {"ssh_user": "root", "ssh_private_key": f"{self.laptop.home}/.ssh/key"},
-            "file_mounts": {"~/.ray/auth_token": "~/.ray/auth_token"},
-            "head_start_ray_commands": [
-                "ray stop",
-                f"{health} {start} --head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml",
-            ],
-            "worker_start_ray_commands": ["ray stop", f"{start} --address=$RAY_HEAD_IP:6379"],
-        }
+        """The project's own file for such machines, at these hosts.
+
+        What is changed: the addresses; raypipe is there and need not be installed; how many CPUs each host is
+        said to have, and the head works, too; dead hosts are noticed sooner.
+        """
+        config = yaml.safe_load((ROOT / "cluster/on_premise.yaml").read_text())
+        config["provider"]["head_ip"] = self.head.address
+        config["provider"]["worker_ips"] = [w.address for w in self.workers.values()]
+        del config["file_mounts"]["~/raypipe_source"]
+        config["setup_commands"] = [c for c in config["setup_commands"] if "raypipe_venv" not in c]
+        given = f"ray start --num-cpus={CPUS} --object-store-memory={STORE_BYTES}"
+        for kind, prefix in (("head", HEALTH), ("worker", "")):
+            commands = [c.replace("--num-cpus=0 ", "") for c in config[f"{kind}_start_ray_commands"]]
+            config[f"{kind}_start_ray_commands"] = [
+                prefix + c.replace("ray start", given) if "ray start" in c else c for c in commands
+            ]
+        return config
 
     def ray_logs(self) -> str:
         told = []
