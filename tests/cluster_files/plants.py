@@ -278,7 +278,7 @@ PLANTS = [
     Plant("ray-schema", LOCAL, "  head_ip: 192.0.2.10 ", "  head_ips: 192.0.2.10 "),
     Plant("ec2-model", AWS, "VolumeSize: 500", "VolumeSiz: 500"),
     Plant("ec2-model", AWS, "VolumeSize: 500", "VolumeSize: '500'"),
-    Plant("ec2-model", AWS, "VolumeSize: 500, VolumeType: gp3", "VolumeSize: 500, VolumeType: gp33"),
+    Plant("ec2-word", AWS, "VolumeSize: 500, VolumeType: gp3", "VolumeSize: 500, VolumeType: gp33"),
     Plant("kube-structure", KUBE, '{num-cpus: "0"}', "{num-cpus: 0}"),
     Plant("kube-structure", KUBE, "apiVersion: ray.io/v1\n", "apiVersion: ray.io/v1alpha1\n"),
     Plant(

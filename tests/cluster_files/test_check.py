@@ -21,7 +21,7 @@ from tests.cluster_files.plants import AWS, JOB, KUBE, LOCAL, PLANTS, Plant
 
 REPO = Path(__file__).parents[2]
 SHIPPED = (AWS, LOCAL, KUBE, JOB)
-OUTSIDE_RULES = {"ray-schema", "ec2-model", "kube-structure", "kube-unknown"}
+OUTSIDE_RULES = {"ray-schema", "ec2-model", "ec2-word", "kube-structure", "kube-unknown"}
 
 
 def copied(tmp_path: Path) -> Path:
@@ -143,7 +143,7 @@ def test_what_a_file_leaves_out_is_rays_default(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_key_gets_its_neighbour(tmp_path: Path) -> None:
-    plants = {p.new: p for p in PLANTS if p.rule in ("ray-schema", "ec2-model", "kube-unknown")}
+    plants = {p.new: p for p in PLANTS if p.rule in ("ray-schema", "ec2-model", "ec2-word")}
     for i, (new, right) in enumerate(
         [("max_worker: 10 ", "max_workers"), ("VolumeSiz: 500", "VolumeSize"), ("gp33", "gp3")]
     ):
