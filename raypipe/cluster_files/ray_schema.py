@@ -30,13 +30,14 @@ def ray_version() -> str:
 
 def with_defaults(file: ClusterFile) -> dict[str, Any]:
     """A `ray up` file's document with Ray's defaults for what it leaves out; as it is where Ray has none."""
-    from ray.autoscaler._private.providers import _get_default_config
+    from ray.autoscaler._private.util import fillout_defaults
 
     document = copy.deepcopy(file.documents[0])
     try:
-        return {**_get_default_config(document["provider"]), **document}
-    except (NotImplementedError, KeyError, TypeError):
-        return document  # no provider of Ray's: its check says so
+        with _quiet(io.StringIO()):
+            return fillout_defaults(document)
+    except Exception:
+        return document  # Ray's own check says what it is
 
 
 def ray_findings(file: ClusterFile) -> list[Finding]:

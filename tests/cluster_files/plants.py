@@ -88,6 +88,12 @@ PLANTS = [
         "--ray-client-server-port=10001",
     ),
     Plant("ray-client", KUBE, '{num-cpus: "0"}', '{num-cpus: "0", ray-client-server-port: "10001"}'),
+    Plant(
+        "ray-client",
+        KUBE,
+        "name: metrics}",
+        "name: metrics}\n              - {containerPort: 10001, name: client}",
+    ),
     setup("listens-everywhere", "nohup tensorboard --logdir ~/raypipe/runs --bind_all &"),
     Plant("exposed-service", KUBE, "serviceType: ClusterIP ", "serviceType: LoadBalancer "),
     Plant("exposed-service", JOB, "serviceType: ClusterIP ", "serviceType: NodePort "),
@@ -185,6 +191,12 @@ PLANTS = [
         AWS,
         "pip install -c ~/raypipe_source/constraints.txt boto3",
         "pip install 'boto3>=1.4.8'",
+    ),
+    Plant(
+        "pip-unpinned",
+        JOB,
+        "  submissionMode: K8sJobMode\n",
+        "  runtimeEnvYAML: |\n    pip: [wandb, tqdm==4.67.1]\n",
     ),
     # containers
     option("privileged", "--privileged"),
