@@ -22,8 +22,11 @@ def doctor(request: Request) -> int:
 
 
 def plan(request: Request) -> int:
-    from raypipe.planning import plan_of
+    from raypipe.planning.plan import OPTIONS, plan_of
 
-    text, result = plan_of(request.yaml() or "", request.settings)
-    show(result, text, request.json)
+    options = {name: request.take(name) for name in OPTIONS}
+    made = plan_of(request.yaml() or "", request.settings, options)
+    show(made.result, made.text, request.json)
+    if made.refused is not None:
+        raise made.refused
     return 0
