@@ -86,7 +86,7 @@ VERBS = {
     "verify": Verb("results", "RUN", "prove a run: every input in exactly one place, every hash right"),
     "doctor": Verb(
         "machine",
-        "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
+        "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS] [--judge URL|YAML]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
     "benchmarks": Verb("results", "", "list the benchmarks: metric, scorer, published score, splits"),
