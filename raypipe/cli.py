@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shlex
 import signal
 import sys
 import traceback
@@ -19,9 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raypipe import __version__
-from raypipe.errors import RaypipeError, RequestError, StoppedError, nearest
+from raypipe.ending import Command, ending_of
+from raypipe.errors import RequestError, StoppedError, nearest
+from raypipe.terminal import tell
 
 FLAGS = ("json", "debug", "help", "version")
+FLAGS_OF = {"logs": ("all", "follow"), "submit": ("detach", "no_wait")}  # of one verb only
 NUMBERS = {"drift": "100"}  # options that may stand alone, and what they are then
 
 
@@ -84,16 +86,41 @@ VERBS = {
         "models", '--model M [--model-base B] FILE "question"', "one answer about one image or video"
     ),
     "verify": Verb("results", "RUN", "prove a run: every input in exactly one place, every hash right"),
+    "status": Verb(
+        "cluster",
+        "RUN...",
+        "what became of a run, from its folder alone: how far, how it ended, how to go on",
+    ),
+    "logs": Verb(
+        "cluster",
+        "RUN [--start N | --all] [--follow]",
+        "what the starts of a run have said, the newest unless told otherwise",
+    ),
     "doctor": Verb(
         "machine",
         "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS] [--judge URL|YAML]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
+    ),
+    "cluster": Verb(
+        "cluster",
+        "check FILE",
+        "what is weak in a cluster's file, of ray up or KubeRay; each finding with its fix; contacts nothing",
+    ),
+    "chaos": Verb(
+        "cluster",
+        "CONFIG.yaml [key=value ...] --seed N [--faults worker,decoder,driver,judge] [--sample N] [--out D]",
+        "the faults of real life on a sample of your own run, in a scratch folder, and the proof",
     ),
     "benchmarks": Verb("results", "", "list the benchmarks: metric, scorer, published score, splits"),
     "merge": Verb(
         "models",
         "--adapter RUN --model-base B --out DIR [--layout hf|original]",
         "merge a LoRA adapter into its base; original: in the layout of Video-LLaVA's own code",
+    ),
+    "submit": Verb(
+        "cluster",
+        "VERB [yaml] [key=value ...] [--address URL] [--detach] [--retries N] [--python PATH]",
+        "a verb as a Ray job: followed, with its exit code; the same command follows or continues it",
     ),
 }
 
@@ -105,6 +132,7 @@ class Request:
     words: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
+    command: Command = field(default_factory=Command)
 
     @property
     def json(self) -> bool:
@@ -140,7 +168,7 @@ class Request:
             raise RequestError(f"{verb} has no option '{name}'", nearest(name, valid) if valid else "")
 
 
-def parse(argv: list[str]) -> Request:
+def parse(argv: list[str], verb: str = "") -> Request:
     """Splits words, settings and flags; ``--key value``, ``--key=value`` and ``key=value`` are one thing."""
     request, rest = Request(), list(argv)
     while rest:
@@ -150,7 +178,7 @@ def parse(argv: list[str]) -> Request:
         elif item.startswith("--"):
             name, sep, value = item[2:].partition("=")
             name = name.replace("-", "_")
-            if name in FLAGS and not sep:
+            if name in (*FLAGS, *FLAGS_OF.get(verb, ())) and not sep:
                 request.flags.add(name)
             elif name in NUMBERS and not sep and not (rest and rest[0].isdecimal()):
                 request.settings.append(f"{name}={NUMBERS[name]}")
@@ -167,56 +195,41 @@ def parse(argv: list[str]) -> Request:
     return request
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+def main(argv: list[str] | None = None, command: Command | None = None) -> int:
+    """Runs one command; returns its exit code.
+
+    Args:
+        command: how the command was typed, where that is not ``raypipe`` with ``argv``.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in argv
+    command = command or Command(tuple(argv))
     _listen()
     try:
-        return _dispatch(argv)
-    except RaypipeError as fault:
-        if debug:
-            traceback.print_exc()
-        print(fault.render(), file=sys.stderr)
-        return fault.exit_code
-    except KeyboardInterrupt:
-        stopped = StoppedError(
-            "stopped; what was committed stays",
-            f"run the same command again, it continues: {shlex.join(['raypipe', *argv])}",
-        )
-        print("\n" + stopped.render(), file=sys.stderr)
-        return stopped.exit_code
+        return _dispatch(argv, command)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ModuleNotFoundError as fault:
-        if debug:
+    except (Exception, KeyboardInterrupt) as fault:
+        ending = ending_of(fault, command)
+        if "--debug" in argv:
             traceback.print_exc()
-        print(f"error: {sys.executable} lacks the package '{fault.name}'", file=sys.stderr)
-        remedy = "activate raypipe's environment (. .venv/bin/activate) first, before ray start too"
-        print(f"  try: {remedy}", file=sys.stderr)
-        return 5
-    except Exception as fault:
-        if debug:
-            traceback.print_exc()
-        first = (str(fault).strip().splitlines() or [""])[0]
-        print(
-            f"error: {type(fault).__name__}: {first[:300]}\n  try: the same command with --debug",
-            file=sys.stderr,
-        )
-        return 1
+        blank = "\n" if isinstance(fault, KeyboardInterrupt) else ""  # behind the ^C of a terminal
+        print(blank + ending.render(), file=sys.stderr)
+        return ending.code
 
 
 def job(verb: str, script: str) -> int:
     """The body of a script in jobs/: its verb, with the yaml beside the script unless one is named."""
-    argv = sys.argv[1:]
+    given = sys.argv[1:]
+    argv = list(given)
     if not any(a.endswith((".yaml", ".yml")) for a in argv):
         argv = [str(Path(script).with_suffix(".yaml")), *argv]
-    return main([verb, *argv])
+    return main([verb, *argv], Command((verb, *argv), f"jobs/{Path(script).name}", tuple(given)))
 
 
 def show(value: dict[str, Any], text: str, as_json: bool) -> None:
     """A verb's result on stdout: one JSON object, or text."""
+    tell(text)
     print(json.dumps(value, sort_keys=True, default=str) if as_json else text)
 
 
@@ -242,7 +255,7 @@ EXIT_CODES = (
 )
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], command: Command) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -252,7 +265,8 @@ def _dispatch(argv: list[str]) -> int:
     verb = argv[0]
     if verb not in VERBS:
         raise RequestError(f"no verb is called '{verb}'", nearest(verb, VERBS, shown=20))
-    request = parse(argv[1:])
+    request = parse(argv[1:], verb)
+    request.command = command
     if "help" in request.flags:
         known = VERBS[verb]
         print(f"usage: raypipe {verb} {known.arguments}\n\n{known.text}\n\n{EXIT_CODES}")
@@ -270,11 +284,14 @@ def _listen() -> None:
     """Ctrl-C or SIGTERM ends the work in good order; a second one ends the process at once."""
     heard = False
 
-    def stop(*_: object) -> None:
+    def stop(number: int, *_: object) -> None:
         nonlocal heard
         if heard:
             os._exit(StoppedError.exit_code)
         heard = True
+        # Nothing is imported here: what is not loaded has nothing to write down.
+        if recording := sys.modules.get("raypipe.store.recording"):
+            recording.stopping(signal.Signals(number).name)
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):

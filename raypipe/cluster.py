@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from raypipe.errors import RaypipeError, RequestError, ServiceError
 
@@ -75,6 +76,20 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def facts() -> dict[str, Any]:
+    """What the cluster is that this process is connected to, for the record of a start."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    have = ray.cluster_resources()
+    return {
+        "address": ray.get_runtime_context().gcs_address,
+        "nodes": len(nodes),
+        "cpus": have.get("CPU", 0.0),
+        "gpus": have.get("GPU", 0.0),
+    }
 
 
 def require(cpus: float, gpus: float, what: str) -> None:

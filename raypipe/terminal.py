@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
 QUIET_S = 30.0
 
 
+class Listener(Protocol):
+    """Hears what is told to people, to keep it."""
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+
+    def progress(self, title: str, text: str, counts: dict[str, Any]) -> None:
+        """How far a step is, as often as it says so; ``counts`` are the same in numbers."""
+
+
+_listeners: list[Listener] = []
+
+
+@contextlib.contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Within it the listener hears all steps of this process."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def tell(text: str) -> None:
+    """Tells the listeners what is shown elsewhere: a result, an error."""
+    for listener in tuple(_listeners):
+        for line in text.splitlines():
+            listener.line(line)
+
+
 class Line(Protocol):
-    """Something that can say in one line how far it is."""
+    """Something that can say how far it is, in one line and in numbers."""
 
     def line(self) -> str: ...
+
+    def counts(self) -> dict[str, Any]: ...
 
 
 class Step:
@@ -35,6 +68,7 @@ class Step:
 
     def __enter__(self) -> Step:
         self._write(f"{self._title} ...")
+        tell(f"{self._title} ...")
         if not self._live:
             threading.Thread(target=self._repeat, name="progress", daemon=True).start()
         return self
@@ -43,13 +77,17 @@ class Step:
         self._over.set()
         if kind is None:
             took = f"{time.monotonic() - self._started:.1f} s"
-            self._write(f"{self._title}: {self._last + ', ' if self._last else ''}{took}", final=True)
+            line = f"{self._title}: {self._last + ', ' if self._last else ''}{took}"
+            self._write(line, final=True)
+            tell(line)
         elif self._live:
             self._out.write("\n")
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, counts: dict[str, Any] | None = None) -> None:
         """What is shown beside the title; on a terminal at once, elsewhere now and then."""
         self._last = text
+        for listener in tuple(_listeners):
+            listener.progress(self._title, text, counts or {})
         now = time.monotonic()
         if now - self._shown >= (0.1 if self._live else self._every):
             self._shown = now
@@ -57,7 +95,9 @@ class Step:
 
     def event(self, text: str) -> None:
         """A line of its own, at once, that stays: something a person must know of."""
-        self._write(f"{self._title}: {text}", final=True, whole=True)
+        line = f"{self._title}: {text}"
+        self._write(line, final=True, whole=True)
+        tell(line)
 
     def count(self, unit: str) -> Callable[[int, int], None]:
         """A callback (done, all) that shows counts, rate and time left."""
@@ -66,17 +106,18 @@ class Step:
             took = time.monotonic() - self._started
             rate = done / took if took > 0 else 0.0
             left = f", {(total - done) / rate:.0f} s left" if 0 < done < total and rate else ""
-            self.note(f"{done}/{total} {unit}, {rate:.1f}/s{left}")
+            self.note(f"{done}/{total} {unit}, {rate:.1f}/s{left}", {unit: [done, total]})
 
         return tell
 
     def lines(self, state: Line) -> None:
         """Shows what tells its own line."""
-        self.note(state.line())
+        self.note(state.line(), state.counts())
 
     def training(self, row: dict[str, Any]) -> None:
         """Shows a row of metrics.jsonl; on a narrow terminal what matters least is left out."""
-        self.note(training_line(row, self._room()))
+        counts = {"steps": [row["step"], row["steps"]], "loss": row.get("loss")}
+        self.note(training_line(row, self._room()), counts)
 
     def _room(self) -> int:
         """Columns beside the title."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,25 @@ def prepare(request: Request) -> int:
 
     settings = load(DatasetSettings, request.yaml(), request.settings)
     _draw_if_asked(settings)
-    with connected(quiet=True, dashboard=wants_dashboard()), Step(f"prepare {settings.name}") as step:
+    with connected(quiet=True, dashboard=wants_dashboard()), _recorded(request, settings.out):
         try:
-            totals = run(settings, progress=step.lines)
+            with Step(f"prepare {settings.name}") as step:
+                totals = run(settings, progress=step.lines)
         except BudgetError as fault:
             _show_totals(settings, fault.result, request.json)
             raise
-    _show_totals(settings, totals, request.json)
+        _show_totals(settings, totals, request.json)
     return 0
+
+
+@contextlib.contextmanager
+def _recorded(request: Request, out: str, *, opened: bool = False) -> Iterator[None]:
+    """Within it what is said and how it ends is kept in the run folder; see store/recording.py."""
+    from raypipe.cluster import facts
+    from raypipe.store.recording import recording
+
+    with recording(out, request.command, opened=opened, facts={"cluster": facts()}):
+        yield
 
 
 def _show_totals(settings: DatasetSettings, totals: dict[str, Any], as_json: bool) -> None:
@@ -74,13 +87,13 @@ def train(request: Request) -> int:
     from raypipe.train.run import train as run
 
     settings = load(StageSettings, request.yaml(), request.settings)
-    with connected(quiet=True, dashboard=wants_dashboard()):
-        settings = _prepare_first(settings)
+    with connected(quiet=True, dashboard=wants_dashboard()), _recorded(request, settings.out):
+        settings = _prepare_first(request, settings)
         with Step(f"train {settings.name}") as step:
             result = run(settings, progress=step.training, tell=step.event)
-    losses = f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}"
-    text = f"{result['steps']} steps, {losses}, model in {result['model']}"
-    show(result, text, request.json)
+        losses = f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}"
+        text = f"{result['steps']} steps, {losses}, model in {result['model']}"
+        show(result, text, request.json)
     return 0
 
 
@@ -92,11 +105,11 @@ def tune(request: Request) -> int:
 
     settings = load(TuneSettings, request.yaml(), request.settings)
     stage = stage_of(settings)
-    with connected(quiet=True, dashboard=wants_dashboard()):
-        settings = settings.model_copy(update={"stage": _prepare_first(stage), "set": {}})
+    with connected(quiet=True, dashboard=wants_dashboard()), _recorded(request, settings.out):
+        settings = settings.model_copy(update={"stage": _prepare_first(request, stage), "set": {}})
         with Step(f"tune {settings.name}") as step:
             result = run(settings, progress=step.note)
-    show(result, f"{render(result)}\n{local(settings.out)}/{PLOT}", request.json)
+        show(result, f"{render(result)}\n{local(settings.out)}/{PLOT}", request.json)
     return 0
 
 
@@ -105,13 +118,14 @@ def evaluate(request: Request) -> int:
     from raypipe.evaluate.run import evaluate as run
 
     settings = load(EvaluateSettings, request.yaml(required=False), request.settings)
-    with connected(quiet=True, dashboard=wants_dashboard()), Step("evaluate") as step:
+    with connected(quiet=True, dashboard=wants_dashboard()), _recorded(request, settings.out):
         try:
-            result = run(settings, progress=step.lines)
+            with Step("evaluate") as step:
+                result = run(settings, progress=step.lines)
         except BudgetError as fault:
             show_scores(fault.result, settings.out, request.json)
             raise
-    show_scores(result, settings.out, request.json)
+        show_scores(result, settings.out, request.json)
     return 0
 
 
@@ -128,21 +142,25 @@ def judge(request: Request) -> int:
         exclude_unset=True
     )
     settings = build(JudgeSettings, {**used, **wanted}, "command line")
-    with connected(quiet=True, dashboard=wants_dashboard()), Step("judge") as step:
+    with connected(quiet=True, dashboard=wants_dashboard()), _recorded(request, root, opened=True):
         if sample is not None:
-            found = drift_of(root, settings, whole_number("drift", sample), step.count("verdicts"))
+            with Step("judge") as step:
+                found = drift_of(root, settings, whole_number("drift", sample), step.count("verdicts"))
             show(found.row(), render(found), request.json)
             return 0
         try:
-            result = judge_again(root, settings, coverage_floor=share(floor), progress=step.count("verdicts"))
+            with Step("judge") as step:
+                result = judge_again(
+                    root, settings, coverage_floor=share(floor), progress=step.count("verdicts")
+                )
         except BudgetError as fault:
             show_scores(fault.result, root, request.json)
             raise
-    show_scores(result, root, request.json)
+        show_scores(result, root, request.json)
     return 0
 
 
-def _prepare_first(settings: StageSettings) -> StageSettings:
+def _prepare_first(request: Request, settings: StageSettings) -> StageSettings:
     """A dataset yaml in the mixture is prepared (or found prepared) before the stage."""
     from raypipe.prepare.run import prepare as run
 
@@ -151,7 +169,7 @@ def _prepare_first(settings: StageSettings) -> StageSettings:
         if part.data.endswith((".yaml", ".yml")):
             dataset = load(DatasetSettings, part.data)
             _draw_if_asked(dataset)
-            with Step(f"prepare {dataset.name}") as step:
+            with _recorded(request, dataset.out), Step(f"prepare {dataset.name}") as step:
                 run(dataset, progress=step.lines)
             part = part.model_copy(update={"data": dataset.out})
         parts.append(part)

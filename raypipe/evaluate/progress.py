@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from raypipe.evaluate.plan import Unit
 from raypipe.evaluate.scores import ANSWERED
@@ -70,3 +71,12 @@ class Tally:
         if self.cost_usd:
             parts.append(f"${self.cost_usd:.2f}")
         return ", ".join(parts)
+
+    def counts(self) -> dict[str, Any]:
+        """Numbers for a program: pairs are done and all, over all starts; single ones are of this start."""
+        return {
+            "questions": [self.before + self.done, self.questions],
+            "answered": self.answered,
+            "failed": self.failed,
+            **({"verdicts": [self.judged, self.to_judge]} if self.to_judge else {}),
+        }

@@ -62,3 +62,12 @@ class Tally:
         if left is not None and self.media_done < self.media:
             parts.append(f"{duration(left)} left")
         return ", ".join(parts)
+
+    def counts(self) -> dict[str, Any]:
+        """Numbers for a program: pairs are done and all, over all starts; single ones are of this start."""
+        all_media = self.media_before + self.media
+        return {
+            "media": [self.media_before + self.media_done, all_media],
+            "ok": self.ok,
+            "quarantined": self.quarantined,
+        }

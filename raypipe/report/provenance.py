@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import platform
-import re
 import sys
 from typing import Any
 
 import yaml
 
 from raypipe import __version__
+from raypipe.redaction import redact
 from raypipe.report.collect import EvaluationRun, RunHeader, judge_of
 
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@|(?<=[?&])[^=&\s]*(?:key|token|secret|sig)[^=&\s]*=[^&\s]*", re.I)
 TOKENS_PER_PRICE = 1_000_000
 
 
@@ -99,12 +98,3 @@ def _seeds(settings: dict[str, Any], where: str = "") -> dict[str, int]:
         elif key == "seed" and isinstance(value, int):
             found[name] = value
     return found
-
-
-def redact(text: str) -> str:
-    """Text without credentials in its addresses (user:password@ and key or token parameters).
-
-    >>> redact("https://me:secret@judge.example/v1?api_key=abc")
-    'https://***@judge.example/v1?***'
-    """
-    return CREDENTIALS.sub(lambda found: "***@" if found[0].endswith("@") else "***", text)

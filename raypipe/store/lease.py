@@ -180,6 +180,28 @@ class Lease:
         )
 
 
+def holder_of(store: Store) -> dict[str, Any] | None:
+    """Who holds the lease, as far as can be seen at once; None where nobody does.
+
+    Returns:
+        ``host``, ``pid``, ``since``, and ``alive``: whether its process is there, None for another host.
+    """
+    names = set(store.list(FOLDER))
+    epoch = _newest(names)
+    if not epoch or _name(epoch, "done") in names:
+        return None
+    if (
+        _name(epoch, "closed") in names
+        and _parsed(_read(store, epoch, "closed")).get("state") != "committing"
+    ):
+        return None
+    body = _parsed(_read(store, epoch, "json"))
+    process = _process(body)
+    here = process is not None and process.on_this_host(Process.this())
+    told = {name: body.get(name) for name in ("host", "pid", "since")}
+    return {**told, "alive": process.alive() if process and here else None}
+
+
 def _over(store: Store, epoch: int, names: set[str], who: Process, mine: dict[str, Any]) -> bool:
     """Whether an epoch is over. Fences its holder where that is dead; False: look at everything again.
 

@@ -12,6 +12,7 @@ from raypipe.errors import DamageError, RequestError
 from raypipe.records import Rejection
 from raypipe.settings import Settings, how_fields, identity
 from raypipe.store.files import Store
+from raypipe.store.recording import began
 from raypipe.store.shards import sha256
 
 SCHEMA_VERSION = 2  # of run folders; 1 had other indexes, and settings without a hash of their own
@@ -80,10 +81,12 @@ class Run:
         }
         mine["sha256"] = sha256(_dump(mine))  # nothing else vouches for this file
         if run.store.put_new(SETTINGS, _dump(mine)):
+            began(run.store.root)
             return run
         run.check_identity(kind, settings)
         if run.settings != mine:  # how it is carried out has changed
             run.store.replace(SETTINGS, _dump(mine))
+        began(run.store.root)
         return run
 
     @classmethod

@@ -88,7 +88,7 @@ def _export(run: Run, plan: StagePlan, settings: StageSettings) -> None:
     step = scored.best_step(run.store) if settings.export == "best" else None
     # DEFAULT: not inside the placement group of a search's trial, which has no room for it.
     options: dict[str, Any] = {"num_cpus": settings.workers.cpus, "scheduling_strategy": "DEFAULT"}
-    task = ray.remote(max_retries=3, **options)(export_run)
+    task = ray.remote(max_retries=3, **options)(export_run).options(name=f"export {settings.name}")
     with unwrapped(f"export of {settings.name}"):
         interruptibly(lambda: ray.get(task.remote(plan, settings, step)))
 

@@ -15,6 +15,7 @@ from raypipe.records import Medium, Rejection
 from raypipe.settings import DatasetSettings, DecodeLimits, Rendition
 from raypipe.store.files import Store
 from raypipe.store.lease import FOLDER
+from raypipe.store.recording import FOLDER as LOGS
 from tests.support.clips import data_root
 
 RENDITION = Rendition(short_side=32, codec="lossless")
@@ -69,4 +70,5 @@ class NoSandbox:
 def contents(run: Path) -> dict[str, bytes]:
     """Every file of a run that is not temporary; who was at work on it when does not count."""
     store = Store(str(run))
-    return {name: store.read(name) for name in store.list() if not name.startswith(f"{FOLDER}/")}
+    others = (f"{FOLDER}/", f"{LOGS}/")
+    return {name: store.read(name) for name in store.list() if not name.startswith(others)}

@@ -1,0 +1,54 @@
+"""Text without what is secret, for everything that is kept: logs, reports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+HIDDEN = "***"
+LEAST_CHARACTERS = 8  # of a value that is hidden by itself; a shorter one would blacken ordinary words
+
+_ADDRESSES = re.compile(
+    r"(?<=://)[^/@\s]+@|(?<=[?&])[^=&\s]*(?:key|token|secret|sig|credential)[^=&\s]*=[^&\s]*", re.I
+)
+_SHAPES = re.compile(
+    r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[opsu]_[A-Za-z0-9]{20,}|\bA[KS]IA[0-9A-Z]{16}\b"
+    r"|(?<=Bearer )[A-Za-z0-9._~+/=-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END|\Z)",
+)
+_ASSIGNED = re.compile(
+    r"(?i)((?:api_?key|password|passwd|secret(?:_access_key)?|auth_?token|session_token)['\"]?\s*[=:]\s*['\"]?)"
+    r"[^\s'\",;&}]{8,}"
+)
+_NAMES = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_(?!FILE|PATH|ID$))", re.I)
+_known: set[str] = set()
+
+
+def hide(value: str) -> None:
+    """From now on this process takes the value out of all that goes through ``redact``."""
+    if len(value) >= LEAST_CHARACTERS:
+        _known.add(value)
+
+
+def hide_of_environment(environ: Mapping[str, str] = os.environ) -> None:
+    """Hides the values of variables whose names say that they are secret, and Ray's token."""
+    for name, value in environ.items():
+        if _NAMES.search(name) and not name.upper().endswith(("_FILE", "_PATH")):
+            hide(value)
+    token = environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):
+        hide(Path(token).expanduser().read_text().strip())
+
+
+def redact(text: str) -> str:
+    """Text without credentials: in addresses, in shapes that keys have, and those that were hidden.
+
+    >>> redact("https://me:secret@judge.example/v1?api_key=abc")
+    'https://***@judge.example/v1?***'
+    """
+    for value in sorted(_known, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    text = _ADDRESSES.sub(lambda found: f"{HIDDEN}@" if found[0].endswith("@") else HIDDEN, text)
+    return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", _SHAPES.sub(HIDDEN, text))

@@ -1,0 +1,131 @@
+"""Looks at a run folder: one listing, and the few small files that say how far it is and how it ended."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from raypipe.errors import DamageError
+from raypipe.settings import local
+from raypipe.status.progress import progress_of
+from raypipe.store.files import FileState
+from raypipe.store.lease import holder_of
+from raypipe.store.run import COMMIT, Run
+from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, Start, starts_of
+from raypipe.store.verify_evaluate import SCORES
+
+UNKNOWN = "not finished"  # and no start has left a record
+_CHECKPOINT = re.compile(r"^checkpoints/step-(\d+)\.json$")
+
+
+def status_of(root: str, at: datetime | None = None) -> dict[str, Any]:
+    """All that the folder tells of a run.
+
+    Args:
+        at: the time that ages are counted from; now unless given.
+
+    Returns:
+        ``state`` (running, finished, stopped, failed, died, not finished), ``exit_code`` and ``message`` of
+        the newest start, ``progress`` by what is counted (pairs are done and all), ``starts``, ``again`` (the
+        command that continues, or the ways to submit it), ``seconds`` over all starts, ``size``.
+
+    Raises:
+        RequestError: not a run folder, or one of a raypipe that wrote another format.
+        ServiceError: the store does not answer.
+    """
+    at = at or datetime.now(UTC)
+    run = Run.open(local(root), complete=False)
+    files = run.store.states()
+    settings = run.settings
+    starts = starts_of(run.store, list(files))
+    whole = COMMIT in files and (run.kind != "evaluate" or SCORES in files)
+    state, newest = _state(run, starts, whole, at)
+    rows = [_start_row(start, at) for start in starts]
+    ended = newest.exit_code if newest else None
+    return {
+        "run": run.store.root,
+        "kind": run.kind,
+        "name": settings.get("settings", {}).get("name") or PurePosixPath(run.store.root).name,
+        "raypipe": settings.get("raypipe"),
+        "state": state,
+        "committed": COMMIT in files,
+        "exit_code": ended if state != FINISHED else (3 if ended == 3 else 0),
+        "message": newest.text("message") if newest else "",
+        "next": newest.text("next") if newest else "",
+        "stopping": newest.part("stopping") if newest else {},
+        "silent_s": newest.silent_s(at) if newest else None,
+        "holder": None if starts else holder_of(run.store),
+        "progress": progress_of(run, list(files), starts),
+        "said": newest.part("progress").get("said", "") if newest else "",
+        "totals": _totals(run),
+        "checkpoints": _checkpoints(files),
+        "begun": rows[0]["begun"] if rows else None,
+        "seconds": sum(row["seconds"] for row in rows),
+        "starts": rows,
+        "again": list(newest.row.get("again") or []) if newest else [],
+        "size": _sizes(files),
+    }
+
+
+def _state(run: Run, starts: Sequence[Start], whole: bool, at: datetime) -> tuple[str, Start | None]:
+    """The run's state, and the start that says it: the one that is alive, else the newest."""
+    for start in reversed(starts):
+        if start.state(at) == RUNNING:
+            return RUNNING, start
+    newest = starts[-1] if starts else None
+    if whole:
+        return FINISHED, newest
+    if newest is None or not newest.row:
+        holder = holder_of(run.store)
+        return (RUNNING if holder and holder["alive"] else UNKNOWN), newest
+    state = newest.state(at)
+    return (state if state in (STOPPED, FAILED, DIED) else UNKNOWN), newest
+
+
+def _start_row(start: Start, at: datetime) -> dict[str, Any]:
+    state, process = start.state(at), start.part("process")
+    begun, last = start.begun, at if state == RUNNING else start.last_sign
+    return {
+        "start": start.number,
+        "state": state,
+        "exit_code": start.exit_code,
+        "message": start.text("message"),
+        "begun": start.text("begun"),
+        "ended": start.text("ended"),
+        "last_sign": start.text("ended") or start.text("alive"),
+        "seconds": max(0.0, (last - begun).total_seconds()) if begun and last else 0.0,
+        "verb": start.text("verb"),
+        "command": start.text("command"),
+        "host": process.get("host", ""),
+        "pid": process.get("pid"),
+        "user": start.text("user"),
+        "submission_id": start.text("submission_id"),
+        "cluster": start.part("cluster"),
+        "software": start.part("software"),
+    }
+
+
+def _totals(run: Run) -> dict[str, Any]:
+    if not run.complete:
+        return {}
+    try:
+        totals = run.manifest.get("totals")
+    except DamageError:
+        return {}
+    return totals if isinstance(totals, dict) else {}
+
+
+def _checkpoints(files: Mapping[str, FileState]) -> dict[str, Any]:
+    steps = sorted(int(found[1]) for name in files if (found := _CHECKPOINT.match(name)))
+    return {"newest_step": steps[-1], "kept": len(steps)} if steps else {}
+
+
+def _sizes(files: Mapping[str, FileState]) -> dict[str, Any]:
+    parts: Counter[str] = Counter()
+    for name, state in files.items():
+        parts[name.partition("/")[0] if "/" in name else "."] += state.size
+    return {"files": len(files), "bytes": parts.total(), "parts": dict(parts.most_common())}

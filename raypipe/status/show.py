@@ -1,0 +1,153 @@
+"""A run's status as text for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, moment
+from raypipe.terminal import duration
+
+WIDTH = 100
+SHOWN = 6  # starts, the newest
+LABEL = 10
+
+
+def render(status: Mapping[str, Any]) -> str:
+    """All of one run."""
+    head = f"{status['kind']} {status['name']}: {state_line(status)}"
+    rows: list[tuple[str, str]] = [("folder", status["run"]), ("how far", far(status) or "nothing yet")]
+    if status["message"] and status["state"] in (FAILED, STOPPED):
+        rows.append(("said", status["message"]))
+    if status["begun"]:
+        count = len(status["starts"])
+        took = f"{duration(status['seconds'])} in {count} start{'s' if count > 1 else ''}"
+        rows.append(("time", f"begun {clock(status['begun'])}, {took}"))
+    rows += [("starts" if n == 0 else "", line) for n, line in enumerate(start_lines(status["starts"]))]
+    size = status["size"]
+    parts = ", ".join(f"{name} {_bytes(n)}" for name, n in size["parts"].items() if n and name != ".")
+    whole = f"{size['files']} files, {_bytes(size['bytes'])}"
+    rows.append(("size", whole + (f": {parts}" if parts else "")))
+    if status["state"] == RUNNING:
+        rows.append(("log", f"raypipe logs {status['run']} --follow"))
+    elif status["state"] != FINISHED:
+        lines = status["again"] or [f"the same raypipe {status['kind']} command again"]
+        rows += [("continue" if n == 0 else "or", line) for n, line in enumerate(lines)]
+    elif status["next"] and status["exit_code"]:
+        rows.append(("next", status["next"]))
+    if status["state"] != RUNNING and status["starts"]:
+        rows.append(("log", f"raypipe logs {status['run']}"))
+    return "\n".join([head, *(line for label, text in rows for line in _wrapped(label, text))])
+
+
+def render_many(found: Sequence[Mapping[str, Any]]) -> str:
+    """One line a run."""
+    rows = []
+    for s in found:
+        if "kind" in s:
+            rows.append([s["state"], s["kind"], s["name"], far(s, short=True) or "-", s["run"]])
+        else:
+            rows.append([s["state"], "-", "-", "-", s["message"]])
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "\n".join(
+        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows
+    )
+
+
+def state_line(status: Mapping[str, Any]) -> str:
+    state, starts = status["state"], status["starts"]
+    newest = starts[-1] if starts else None
+    if state == RUNNING and newest is None:
+        holder = status["holder"] or {}
+        return f"running: process {holder.get('pid')} on {holder.get('host')}"
+    if state == RUNNING:
+        alive = next(row for row in reversed(starts) if row["state"] == RUNNING)
+        return f"running: sign of life {duration(status['silent_s'])} ago on {_place(alive)}"
+    if newest is None:
+        holder = status["holder"]
+        held = (
+            f"; host {holder['host']}, pid {holder['pid']}, held it since {holder['since']}" if holder else ""
+        )
+        return state + held
+    ago = _ago(newest)
+    if state == DIED:
+        return (
+            f"died without a word {ago}, last sign of life {clock(newest['last_sign'])} on {_place(newest)}"
+        )
+    if state == STOPPED:
+        by = status["stopping"].get("signal", "")
+        code = "exit code 4" if newest["exit_code"] == 4 else "killed before it could end"
+        return f"stopped{f' by {by}' if by else ''} {ago}, {code}"
+    if state == FAILED:
+        return f"failed {ago}, exit code {newest['exit_code']}"
+    if state == FINISHED and newest["state"] not in (FINISHED, RUNNING):
+        code = f"exit code {newest['exit_code']}" if newest["exit_code"] is not None else "no exit code"
+        return f"finished; its newest start: {newest['state']} {ago}, {code}"
+    return f"{state} {ago}" if state == FINISHED else state
+
+
+def far(status: Mapping[str, Any], *, short: bool = False) -> str:
+    """Counts in words: "12 of 40 units, 3 quarantined"."""
+    found = []
+    for name, value in status["progress"].items():
+        if name == "loss":
+            found.append(f"loss {value:.4f}" if isinstance(value, float) else "")
+        elif isinstance(value, list):
+            done, whole = value
+            found.append(f"{done} {name}" if whole is None else f"{done} of {whole} {name}")
+        elif value or name not in ("failed", "stopped_early", "quarantined"):
+            found.append(f"{value} {name.replace('_', ' ')}")
+    found = [part for part in found if part]
+    if short:
+        return ", ".join(found[:2])
+    if status["checkpoints"]:
+        last = status["checkpoints"]
+        found.append(f"newest checkpoint at step {last['newest_step']} ({last['kept']} kept)")
+    return ", ".join(found)
+
+
+def start_lines(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The newest starts, one a line, the oldest of them first."""
+    shown = starts[-SHOWN:]
+    earlier = len(starts) - len(shown)
+    rows = []
+    for row in shown:
+        code = f", exit code {row['exit_code']}" if row["exit_code"] else ""
+        job = f"job {row['submission_id']}" if row["submission_id"] else ""
+        took, ended = duration(row["seconds"]), f"{row['state']}{code}"
+        rows.append([str(row["start"]), clock(row["begun"]), took, ended, row["verb"], _place(row), job])
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(7)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*([f"({earlier} earlier: --json shows all)"] if earlier else []), *lines]
+
+
+def clock(text: str) -> str:
+    """A time as people read it, in UTC."""
+    found = moment(text)
+    return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if found else "?"
+
+
+def _ago(start: Mapping[str, Any]) -> str:
+    found = moment(start["last_sign"])
+    return f"{duration(max(0.0, (datetime.now(UTC) - found).total_seconds()))} ago" if found else ""
+
+
+def _place(start: Mapping[str, Any]) -> str:
+    return f"{start['host']}, pid {start['pid']}"
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number} bytes"
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    """Beside its label; a command or a path is never broken."""
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    whole = label in ("continue", "or", "log", "folder", "starts", "")
+    lines = [text] if whole else textwrap.wrap(text, WIDTH - LABEL - 2, **options) or [""]  # type: ignore[arg-type]
+    return [f"  {label if n == 0 else '':<{LABEL}}{line}" for n, line in enumerate(lines)]
