@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.chaos.processes import marked_processes
 from tests.support import ROOT
-from tests.support.hooked import marked_processes
 
 RAY = Path(sys.executable).with_name("ray")
 TOKEN = "b7" * 32
@@ -101,6 +101,7 @@ def cluster_of_one(**more: str) -> Iterator[OneNode]:
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "RAY_metrics_report_interval_ms": "1000",
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # the environment is active, as on a cluster's nodes
     }
     environ |= more
     command = [
