@@ -181,13 +181,15 @@ class Lab:
 
     def submit(self, name: str, verb: str, *settings: str) -> subprocess.Popen[bytes]:
         """Submits a job from the laptop and follows it; ends with its exit code, its log is ``NAME.log``."""
-        words = ["ray", "job", "submit", "--address", DASHBOARD, "--working-dir", ".", "--", "python"]
-        return self.laptop.start(*words, f"jobs/{verb}.py", *settings, log=f"{name}.log")
+        return self.laptop.start("raypipe", "submit", verb, *settings, log=f"{name}.log")
 
     def finetune(self, name: str, shards: str, *settings: str) -> subprocess.Popen[bytes]:
         """A finetuning of some 30 seconds, with a checkpoint every four or so; its run is ``runs/NAME``."""
         given = [f"mixture=[{{data: {shards}}}]", f"out=s3://{BUCKET}/runs/{name}", *FINETUNE, *settings]
-        return self.submit(name, "finetune", "jobs/demo_finetune.yaml", *given)
+        words = ["ray", "job", "submit", "--address", DASHBOARD, "--working-dir", ".", "--", "python"]
+        return self.laptop.start(
+            *words, "jobs/finetune.py", "jobs/demo_finetune.yaml", *given, log=f"{name}.log"
+        )
 
     def ended(self, name: str, job: subprocess.Popen[bytes], limit_s: float = 300) -> str:
         """Waits for a job's end; its log.
