@@ -110,12 +110,7 @@ PLANTS = [
         "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a}\n---\napiVersion: ray.io/v1\n",
     ),
     # who may give work
-    Plant(
-        "no-token-head",
-        LOCAL,
-        "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray start --head",
-        "ray start --head",
-    ),
+    Plant("no-token-head", LOCAL, "    RAY_AUTH_MODE=token ", "    "),  # the first of the two is the head's
     Plant(
         "no-token-worker",
         LOCAL,
