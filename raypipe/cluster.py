@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from raypipe.errors import RaypipeError, RequestError, ServiceError
 
 # Set before Ray starts, so that its processes inherit them; a cluster that runs already keeps its own.
@@ -162,8 +164,20 @@ def _turn_on_authentication() -> None:
 
 
 def _autoscales() -> bool:
-    """Whether nodes may still be added (then a request that does not fit now may fit later)."""
-    return os.path.exists(os.path.expanduser("~/ray_bootstrap_config.yaml"))
+    """Whether nodes may still be added (then a request that does not fit now may fit later).
+
+    `ray up` leaves its file on the head. Of machines of one's own it names all that there will ever be.
+    """
+    import ray
+
+    try:
+        config = yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
+        workers = config["provider"]["worker_ips"] if config["provider"]["type"] == "local" else None
+    except FileNotFoundError:
+        return False
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return True
+    return workers is None or sum(node["Alive"] for node in ray.nodes()) < 1 + len(workers)
 
 
 def _quiet_progress_bars() -> None:
