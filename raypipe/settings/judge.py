@@ -77,7 +77,10 @@ def without_secrets(given: Any) -> Any:
     if isinstance(variable, str) and not _VARIABLE.fullmatch(variable):
         raise Unfit("key_env is the name of a variable, not the key itself", "key_env=OPENAI_API_KEY")
     if _holds_credentials(given.get("base_url")):
-        raise Unfit("base_url holds a key or another credential", "write the key to a file (chmod 600) and set key_file")
+        raise Unfit(
+            "base_url holds a key or another credential",
+            "write the key to a file (chmod 600) and set key_file",
+        )
     return given
 
 
