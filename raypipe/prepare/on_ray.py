@@ -10,11 +10,13 @@ from functools import cache
 from typing import Any
 
 from raypipe import errors
-from raypipe.cluster import unwrapped
+from raypipe.capacity import Need
+from raypipe.cluster import require, unwrapped
 from raypipe.errors import RaypipeError, ServiceError
 from raypipe.prepare.held import Record
 from raypipe.prepare.units import UnitRef
 from raypipe.prepare.work import Work
+from raypipe.shared import Marker, marked
 from raypipe.store.files import Store
 
 ATTEMPTS = "attempts"
@@ -23,11 +25,23 @@ TRIES = 4  # of a unit whose worker died; Ray Data itself would try for ever
 
 def on_ray(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
     """Carries out units; yields their records as they come."""
+    require("prepare", Need("task", 1, 1.0))
+    with unwrapped("prepare"), marked(work.store.root) as marker:
+        for row in _stream_of(units, work, marker).iter_rows():
+            if row["fault"]:
+                kind, *said = json.loads(row["fault"])
+                raise getattr(errors, kind, RaypipeError)(*said)
+            yield json.loads(row["record"])
+
+
+def _stream_of(units: Sequence[UnitRef], work: Work, marker: Marker) -> Any:
+    """The dataset whose rows are units that were carried out; nothing runs before they are taken."""
     import ray.data
 
     def prepare_unit(row: dict[str, Any]) -> dict[str, Any]:
         unit = UnitRef(**json.loads(row["unit"]))
         try:
+            marker.check()
             note_attempt(work.store, unit.id)
             record = work(unit)
         except RaypipeError as fault:  # Ray Data would hand on its text and lose what it is
@@ -38,15 +52,9 @@ def on_ray(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
     work.store.delete_many(work.store.list(ATTEMPTS))
     rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
     at_once = work.settings.concurrency and min(work.settings.concurrency, len(rows))
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         prepare_unit, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=at_once)
     )
-    with unwrapped("prepare"):
-        for row in dataset.iter_rows():
-            if row["fault"]:
-                kind, *said = json.loads(row["fault"])
-                raise getattr(errors, kind, RaypipeError)(*said)
-            yield json.loads(row["record"])
 
 
 def note_attempt(store: Store, unit: str) -> None:

@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from raypipe.cluster import require, unwrapped
+from raypipe.capacity import Need
+from raypipe.cluster import require, require_shared, unwrapped
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.settings import StageSettings, local, located
+from raypipe.settings.stage import read_by
+from raypipe.shared import marked
 from raypipe.store.journal import join, newest
 from raypipe.store.run import FileEntry, Manifest, Run
 from raypipe.train import scored
@@ -46,10 +49,10 @@ def train(
     check_validation(settings)
     settings = located(settings)
     plan = plan_stage(settings)
+    require_shared([settings.out], read_by(settings))
     run = Run.start(settings.out, "train", settings)
     if not run.complete:
-        least = settings.workers.min_num or settings.workers.num
-        require(least * settings.workers.cpus, least * settings.workers.gpus, "the stage")
+        _require_room(settings)
         watching, led = _watching(run, progress), stop is not None
         with watching as say, validating(run, plan, settings, say, led=led):
             seen = fit(plan, settings, tell, stop)
@@ -57,6 +60,15 @@ def train(
         _commit(run, plan, settings, seen)
     manifest = run.manifest
     return {**manifest["totals"], **manifest["facts"], "model": f"{settings.out}/model"}
+
+
+def _require_room(settings: StageSettings) -> None:
+    """Refuses a stage that the cluster can never hold."""
+    workers, scoring = settings.workers, settings.validation
+    needs = [Need("worker", workers.min_num or workers.num, workers.cpus, workers.gpus)]
+    if scored.wanted(settings) and scoring.wait:  # the workers wait for what is scored beside them
+        needs.append(Need("validation", 1, scoring.cpus, scoring.gpus))
+    require("the stage", *needs)
 
 
 def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -> None:
@@ -88,8 +100,8 @@ def _export(run: Run, plan: StagePlan, settings: StageSettings) -> None:
     step = scored.best_step(run.store) if settings.export == "best" else None
     # DEFAULT: not inside the placement group of a search's trial, which has no room for it.
     options: dict[str, Any] = {"num_cpus": settings.workers.cpus, "scheduling_strategy": "DEFAULT"}
-    task = ray.remote(max_retries=3, **options)(export_run)
-    with unwrapped(f"export of {settings.name}"):
+    with unwrapped(f"export of {settings.name}"), marked(settings.out) as marker:
+        task = ray.remote(max_retries=3, **options)(marker.before(export_run))
         interruptibly(lambda: ray.get(task.remote(plan, settings, step)))
 
 
