@@ -23,7 +23,7 @@ from raypipe.errors import RequestError, StoppedError, nearest
 from raypipe.terminal import tell
 
 FLAGS = ("json", "debug", "help", "version")
-FLAGS_OF = {"logs": ("all", "follow")}  # of one verb only
+FLAGS_OF = {"logs": ("all", "follow"), "submit": ("detach", "no_wait")}  # of one verb only
 NUMBERS = {"drift": "100"}  # options that may stand alone, and what they are then
 
 
@@ -101,11 +101,26 @@ VERBS = {
         "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
+    "cluster": Verb(
+        "cluster",
+        "check FILE",
+        "what is weak in a cluster's file, of ray up or KubeRay; each finding with its fix; contacts nothing",
+    ),
+    "chaos": Verb(
+        "cluster",
+        "CONFIG.yaml [key=value ...] --seed N [--faults worker,decoder,driver,judge] [--sample N] [--out D]",
+        "the faults of real life on a sample of your own run, in a scratch folder, and the proof",
+    ),
     "benchmarks": Verb("results", "", "list the benchmarks: metric, scorer, published score, splits"),
     "merge": Verb(
         "models",
         "--adapter RUN --model-base B --out DIR [--layout hf|original]",
         "merge a LoRA adapter into its base; original: in the layout of Video-LLaVA's own code",
+    ),
+    "submit": Verb(
+        "cluster",
+        "VERB [yaml] [key=value ...] [--address URL] [--detach] [--retries N] [--python PATH]",
+        "a verb as a Ray job: followed, with its exit code; the same command follows or continues it",
     ),
 }
 

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.originals import Originals
 
-pytest_plugins = ["tests.support.s3", "tests.support.one_node"]
+pytest_plugins = ["tests.support.s3", "tests.support.one_node", "tests.support.told"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other

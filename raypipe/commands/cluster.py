@@ -1,14 +1,32 @@
-"""The verbs about runs on a cluster: what became of them, and what they said."""
+"""The verbs about clusters and runs on them: files, jobs, what became of runs, what they said."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
-from raypipe.cli import Request, show
+from raypipe.cli import VERBS, Request, show
 from raypipe.commands.arguments import one_word, whole_number
-from raypipe.errors import RaypipeError, RequestError
+from raypipe.errors import RaypipeError, RequestError, nearest
 from raypipe.settings import local
+
+
+def cluster(request: Request) -> int:
+    from raypipe.cluster_files.check import check
+    from raypipe.cluster_files.show import text
+
+    request.nothing_left("cluster", [])
+    words = request.words
+    if not words or words[0] != "check":
+        said = f"cluster has no command '{words[0]}'" if words else "cluster needs a command"
+        raise RequestError(said, nearest(words[0], ["check"]) if words else "raypipe cluster check FILE")
+    if len(words) != 2:
+        raise RequestError("cluster check takes one file", "raypipe cluster check cluster.yaml")
+    code, result = check(words[1])
+    show(result, text(result), request.json)
+    return code
 
 
 def status(request: Request) -> int:
@@ -59,3 +77,66 @@ def logs(request: Request) -> int:
             print(f"start {start['start']}: {start.get('command', '')}")
         sys.stdout.write(start["text"])
     return 0
+
+
+def submit(request: Request) -> int:
+    from raypipe.submit.dashboard import Dashboard, address_of
+    from raypipe.submit.order import order
+    from raypipe.submit.run import Followed, Submitter
+
+    address, python, retries = (request.take(n) for n in ("address", "python", "retries"))
+    detach = bool(request.flags & {"detach", "no_wait"})
+    if not request.words:
+        raise RequestError("submit which verb?", "raypipe submit VERB [yaml] [key=value ...]")
+    root = Path.cwd()
+    wanted = order(request.words[0], request.words[1:], request.settings, list(VERBS), root)
+    out = sys.stderr if request.json else sys.stdout
+    submitter = Submitter(
+        Dashboard(address_of(address)),
+        wanted,
+        root,
+        show=lambda text: print(text, end="", file=out, flush=True),
+        note=lambda text: print(f"submit: {text}", file=sys.stderr, flush=True),
+        python=python or "python",
+    )
+    done = submitter.run(0 if retries in (None, "0") else whole_number("retries", retries), detach)
+    result: dict[str, Any] = {
+        "address": submitter.cluster.address,
+        "run": wanted.out,
+        "logs": wanted.out and f"{wanted.out.rstrip('/')}/logs",
+        "submission_id": done.submission_id,
+    }
+    if isinstance(done, Followed):
+        result |= {"status": "SUBMITTED", "exit_code": None, "attempts": 0 if done.joined else 1}
+        print(json.dumps(result, sort_keys=True) if request.json else f"{wanted.command} follows it")
+        return 0
+    result |= {"status": done.status, "exit_code": done.exit_code, "attempts": done.attempts}
+    if request.json:
+        print(json.dumps(result, sort_keys=True))
+    error = done.error(wanted.command)
+    if error is not None:
+        raise error
+    return 0
+
+
+def chaos(request: Request) -> int:
+    from raypipe.chaos.run import chaos as run
+    from raypipe.chaos.run import exit_code, render
+
+    out, faults, sample, seed = (request.take(name) for name in ("out", "faults", "sample", "seed"))
+    if seed is None or not seed.isdecimal():
+        raise RequestError(
+            "chaos needs --seed N, a whole number: the same one does the same harm at the same places",
+            "raypipe chaos CONFIG --seed 1",
+        )
+    result = run(
+        request.yaml(required=not request.settings),
+        request.settings,
+        seed=int(seed),
+        out=out,
+        faults=faults,
+        sample=whole_number("sample", sample) if sample is not None else None,
+        tell=lambda line: print(f"chaos: {line}", file=sys.stderr, flush=True),
+    )
+    show(result, render(result), request.json)
+    return exit_code(result)

@@ -44,9 +44,14 @@ def on_ray(units: Sequence[Unit], work: Work) -> Iterator[Done]:
     """
     room = _room(work.settings)
     forget(work.store)
+    counts = {unit.id: unit.count for unit in units}
+    left = sum(counts.values())
+    gauges.LEFT.set(left, run=work.name)
     with unwrapped("evaluate"), marked(work.settings.out) as marker:
         for row in stream_of(units, work, room, marker).iter_rows():
             _raise_fault(row)
+            left -= counts.pop(row["id"], 0)
+            gauges.LEFT.set(left, run=work.name)
             yield Done(row["id"], tuple(_predictions(row["predictions"])))
 
 
@@ -62,6 +67,7 @@ def stream_of(units: Sequence[Unit], work: Work, room: Room, marker: Marker = NO
     settings = work.settings
     rows = [{"unit": unit.pack(), "id": unit.id} for unit in units]
     source = ray.data.from_items(rows, override_num_blocks=len(rows))
+    source.set_name(f"evaluate {work.name}")
     source.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=settings.read_ahead_mib << 20
     )
@@ -109,7 +115,9 @@ class _Actor:
     def __init__(self, work: Work, marker: Marker = NO_MARKER) -> None:
         self._marker = marker
         self._store, self._name = work.store, work.name
+        begun = time.monotonic()
         self._answerer: Answerer = work.answerer()
+        gauges.count_load(self._name, time.monotonic() - begun)
 
     def __call__(self, row: Row) -> Row:
         answer = {"id": row["id"], "predictions": b"", "fault": row["fault"]}

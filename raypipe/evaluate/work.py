@@ -11,8 +11,10 @@ from raypipe.evaluate.attempts import Attempt
 from raypipe.evaluate.certificate import CanAskAlone, Certificate, certify
 from raypipe.evaluate.engine import UNCUT, Engine, Reply, Shown, Split, Way
 from raypipe.evaluate.engines import open_engine
+from raypipe.evaluate.gauges import Busy
 from raypipe.evaluate.plan import Group, Unit, kind_of
 from raypipe.evaluate.read import Reader
+from raypipe.gauges import run_of
 from raypipe.model.pixels import Look
 from raypipe.records import (
     PREDICTION_SCHEMA,
@@ -50,7 +52,7 @@ class Work:
     @property
     def name(self) -> str:
         """The run's, on the dashboard: the last part of its folder."""
-        return self.settings.out.rstrip("/").rpartition("/")[2]
+        return run_of(self.settings.out)
 
     def reader(self) -> Reader:
         prepared = tuple(self.settings.prepared)
@@ -82,11 +84,12 @@ class Answerer:
     def __init__(self, engine: Engine, store: Store, certified: frozenset[str] = frozenset()) -> None:
         self._engine, self._store, self._certified = engine, store, certified
         self._turn = threading.Semaphore(getattr(engine, "at_once", 1))
+        self._busy = Busy(run_of(store.root))
 
     def __call__(self, unit: Unit, media: Media, attempt: Attempt | None = None) -> list[Prediction]:
         """The committed predictions of a unit; every question has exactly one outcome."""
         cuts = self._cuts(unit)
-        with self._turn:
+        with self._turn, self._busy.unit():
             if attempt is not None and attempt.alone:
                 predictions, again = self._one_by_one(unit, media, attempt)
             else:

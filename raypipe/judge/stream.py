@@ -27,6 +27,7 @@ from raypipe.judge.case import RubricOf
 from raypipe.judge.client import Call, Client, Fault, Reply, Sender
 from raypipe.judge.endpoint import base_url_of, host_of
 from raypipe.judge.gate import Gate
+from raypipe.judge.gauges import Counted, Told
 from raypipe.judge.governor import Governor, Limits
 from raypipe.judge.log import VerdictLog
 from raypipe.judge.rubric_files import rubrics_of
@@ -77,6 +78,7 @@ class JudgeStream:
         rubrics = rubrics_of(settings)
         self._log = VerdictLog(run_store, STEP * (settings.max_usd or 0.0))
         self._book = Book(self._log, rubric_of, rubrics, settings, known, self._cache)
+        self._told = Told(run_store.root, settings)
         self._lock = threading.RLock()  # the book is used by the caller's thread and by the loop's
         self._asking: _Asking | None = None
         self._heard: _Heard | None = None
@@ -163,6 +165,7 @@ class JudgeStream:
         try:
             if self._asking is not None:
                 self._asking.close()
+                self._told.over()
         finally:
             self._log.close()
             if self._cache:
@@ -177,12 +180,17 @@ class JudgeStream:
         )
         governor = self._governor = Governor(limits, self._log.spent_usd())
         before = governor.spent_usd
-        self._heard = _Heard(_sender(self._settings, self._use_ray))
+
+        def reserve(usd: float) -> None:
+            self._told.governed(governor)
+            self._log.reserve(usd - before)
+
+        self._heard = _Heard(Counted(_sender(self._settings, self._use_ray), self._told))
         self._asking = _Asking(
             self._heard,
             self._settings,
             governor,
-            reserve=lambda usd: self._log.reserve(usd - before),
+            reserve=reserve,
             commit=self._commit,
         )
 
@@ -190,10 +198,12 @@ class JudgeStream:
         """Makes verdicts durable; returns what has to be asked again."""
         with self._lock:
             again = self._book.commit(done)
+        self._told.verdicts(verdict for _, verdict in done)
         self._tell()
         return again
 
     def _tell(self) -> None:
+        self._told.waiting(self._book.total - self._book.settled)
         self._progress(self._book.settled, self._book.total)
 
 

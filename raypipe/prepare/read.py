@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 from raypipe.errors import RequestError
@@ -54,22 +56,28 @@ class Annotations:
             ServiceError: the storage refused.
         """
         seen = Seen()
+        left = self.settings.limit
         for name in self.files:
             self._expect_unchanged(name)
             count = 0
             try:
-                for place, record in self._stream(name):
-                    count += 1
-                    yield self._clip(record, f"{name}{self._mark(name)}{place}", seen)
+                with contextlib.closing(self._stream(name)) as records:
+                    for place, record in islice(records, left):
+                        count += 1
+                        yield self._clip(record, f"{name}{self._mark(name)}{place}", seen)
             except RequestError:
                 self._expect_unchanged(name)  # half of one file and half of another is of no format
                 raise
             self._expect_unchanged(name)
             self._records[name] = count
+            left = None if left is None else left - count
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """The sha256 of each file, by name; known when all records were read once."""
+        """The sha256 of each file, by name; known when all records were read once.
+
+        With ``limit`` it is that of what was read of a file, in pieces of some size, up to the last record.
+        """
         self._expect_read()
         return dict(self._sha256)
 
@@ -79,19 +87,20 @@ class Annotations:
         self._expect_read()
         return dict(self._records)
 
-    def _stream(self, name: str) -> Iterator[Record]:
+    def _stream(self, name: str) -> Generator[Record, None, None]:
         first = name not in self._sha256
         with self._root.open(name) as handle:
             file = Input(name, self._root.where(name), handle)
-            if self._readers[name] == "parquet":  # the one format that is not read from front to end
-                from raypipe.prepare.parquet import read_parquet
+            with contextlib.suppress(GeneratorExit):  # the limit is reached
+                if self._readers[name] == "parquet":  # the one format that is not read from front to end
+                    from raypipe.prepare.parquet import read_parquet
 
-                digest = hashlib.file_digest(cast(Any, handle), "sha256") if first else None
-                handle.seek(0)
-                yield from read_parquet(file)
-            else:
-                digest = file.digest = hashlib.sha256() if first else None
-                yield from self._json(name, file)
+                    digest = hashlib.file_digest(cast(Any, handle), "sha256") if first else None
+                    handle.seek(0)
+                    yield from read_parquet(file)
+                else:
+                    digest = file.digest = hashlib.sha256() if first else None
+                    yield from self._json(name, file)
             if digest is not None:
                 self._sha256[name] = digest.hexdigest()
 

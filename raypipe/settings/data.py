@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 from pydantic import Field
 
-from raypipe.settings.base import Settings, how
+from raypipe.settings.base import Settings, how, later
 
 
 class Sampling(Settings):
@@ -87,6 +87,7 @@ class DatasetSettings(Settings):
     media_per_shard: int = Field(64, ge=1)  # videos; an image counts as a sixteenth of one
     out: str = how()
     drawn: DrawnData | None = None
+    limit: int | None = later(None, ge=1)  # the first N records of the annotations, to try things out
     reuse: list[str] = how([])  # finished runs whose media need no decoding again
     remove: str | None = how(None)  # a file with a medium's path a line: left out, and its bytes dropped
     retry_quarantined: bool = how(False)  # decode media again that were quarantined before

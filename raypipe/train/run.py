@@ -100,8 +100,9 @@ def _export(run: Run, plan: StagePlan, settings: StageSettings) -> None:
     step = scored.best_step(run.store) if settings.export == "best" else None
     # DEFAULT: not inside the placement group of a search's trial, which has no room for it.
     options: dict[str, Any] = {"num_cpus": settings.workers.cpus, "scheduling_strategy": "DEFAULT"}
+    options["name"] = f"export {settings.name}"
     with unwrapped(f"export of {settings.name}"), marked(settings.out) as marker:
-        task = ray.remote(max_retries=3, **options)(marker.before(export_run))
+        task = ray.remote(max_retries=3)(marker.before(export_run)).options(**options)
         interruptibly(lambda: ray.get(task.remote(plan, settings, step)))
 
 

@@ -16,9 +16,11 @@ from typing import Any
 from raypipe import benchmark as benchmarks
 from raypipe.cluster import unwrapped
 from raypipe.errors import RaypipeError, RequestError
+from raypipe.gauges import run_of
 from raypipe.settings import StageSettings
 from raypipe.store.run import Run
 from raypipe.train import scored
+from raypipe.train.gauges import tell_validation
 from raypipe.train.plan import StagePlan
 
 POLL_S = 0.5
@@ -117,6 +119,7 @@ class _Validation:
             if self._ended.is_set():
                 return
         scored.put(self._store, record, self._settings)
+        tell_validation(run_of(self._settings.out), record)
         if self._settings.validation.wait and not self._led:
             scored.let_go(self._store, step)
         self._tell(line_of(record) + (f", {left} left" if left else ""))
@@ -126,6 +129,7 @@ class _Validation:
 
         chosen = self._settings.validation
         options: dict[str, Any] = {"num_cpus": chosen.cpus, "num_gpus": chosen.gpus, "max_retries": 0}
+        options["name"] = f"validate {self._settings.name}"
         if not chosen.gpus and ray.cluster_resources().get("GPU"):
             options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
         # DEFAULT: not inside the placement group of a search's trial, which has no room for it.

@@ -66,6 +66,7 @@ def _train(plan: Any, settings: StageSettings, rank: int, world: int, local: int
     prepare_environment(settings.workers.gpus)
     import torch
 
+    from raypipe.gauges import run_of
     from raypipe.store.files import Store
     from raypipe.train import scored
     from raypipe.train.checkpoints import Checkpoints
@@ -93,6 +94,8 @@ def _train(plan: Any, settings: StageSettings, rank: int, world: int, local: int
         asynchronous=chosen.asynchronous,
         protect=lambda steps: scored.protected(store, steps, settings),
     )
-    sinks = (TensorBoard(Store(settings.out)), RayMetrics(settings.name, lambda: status.checkpoints))
+    gpu_bytes = (lambda: torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+    metrics = RayMetrics(run_of(settings.out), lambda: status.checkpoints, gpu_bytes)
+    sinks = (TensorBoard(Store(settings.out)), metrics)
     here = Worker(rank, world, device, sinks if rank == 0 else ())
     train_on_rank(plan, settings, here, checkpoints, status)

@@ -49,6 +49,29 @@ def test_a_file_of_each_format_gives_the_same_clips(tmp_path):
     assert read["a.jsonl places"][:2] == ["a.jsonl:1", "a.jsonl:2"]
 
 
+def test_the_first_records_of_all_files(tmp_path):
+    records = [{"video": f"v{n}.mp4", "conversations": talk("<video>\nq", f"a{n}")} for n in range(9)]
+    root = tmp_path / "data"
+    write_annotations(root, records[:4], "a.json")
+    (root / "b.jsonl").write_text("\n".join(json.dumps(r) for r in records[4:7]))
+    schema = pa.schema([("video", pa.string()), ("conversations", STRUCT)])
+    pq.write_table(pa.Table.from_pylist(records[7:], schema), root / "c.parquet")
+    names = ["a.json", "b.jsonl", "c.parquet"]
+    everything = [c.id for c in Annotations(dataset(root, tmp_path / "out", annotations=names))]
+    for limit in (1, 4, 5, 8, 9, 20):
+        read = Annotations(dataset(root, tmp_path / "out", annotations=names, limit=limit))
+        assert [c.id for c in read] == everything[:limit]
+        assert sum(read.records.values()) == min(limit, 9)
+        assert read.fingerprint.keys() <= set(names)
+        again = Annotations(dataset(root, tmp_path / "out", annotations=names, limit=limit))
+        assert [c.id for c in again] == [c.id for c in again] == everything[:limit]
+        assert again.fingerprint == read.fingerprint
+    first = Annotations(dataset(root, tmp_path / "out", annotations=names, limit=4))
+    list(first)
+    assert first.records == {"a.json": 4, "b.jsonl": 0, "c.parquet": 0}
+    assert first.fingerprint.keys() == {"a.json"}
+
+
 def test_patterns_name_files_in_order_and_each_once(tmp_path):
     for name in ("b/2.json", "b/10.json", "b/x.jsonl", "c/1.json", "b/[1].json"):
         write_annotations(tmp_path / Path(name).parent, [], Path(name).name)

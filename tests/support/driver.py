@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from raypipe.chaos.processes import AGENTS, marked_processes
 from tests.support import ROOT
-from tests.support.hooked import marked_processes
 
 
 class Driver:
@@ -71,6 +70,6 @@ class Driver:
         for pid in marked_processes(self.mark):
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-                if command and not re.match(r"ray::(Dashboard|RuntimeEnv)Agent", command):
+                if command and not AGENTS.match(command):
                     found.append(command[:300])
         return found

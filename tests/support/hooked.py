@@ -143,18 +143,3 @@ class Killer(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self.stop.set()
         self.join()
-
-
-def marked_processes(mark: str) -> list[int]:
-    """The living processes that have ``mark`` in their environment."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                there = mark.encode() in (folder / "environ").read_bytes()
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if there and state not in "ZX":
-                found.append(int(folder.name))
-    return found

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.chaos.processes import marked_processes
 from tests.support import ROOT
-from tests.support.hooked import marked_processes
 
 RAY = Path(sys.executable).with_name("ray")
 TOKEN = "b7" * 32
@@ -85,6 +85,7 @@ def one_node() -> Iterator[OneNode]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # the environment is active, as on a cluster's nodes
     }
     command = [
         *(str(RAY), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder / 'ray'}"),

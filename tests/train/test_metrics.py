@@ -22,7 +22,7 @@ from raypipe.store.journal import Journal
 from raypipe.terminal import Step, duration, training_line
 from raypipe.train.curves import picture
 from raypipe.train.flops import flops_of, peak_of
-from raypipe.train.gauges import RayMetrics
+from raypipe.train.gauges import RayMetrics, tell_validation
 from raypipe.train.meter import TIMED, Meter
 from raypipe.train.metrics import METRICS, MetricLog
 from raypipe.train.tensorboard import TensorBoard
@@ -309,37 +309,41 @@ def test_what_a_row_has_beside_the_loops_own_depends_on_time():
     json.dumps(said)
 
 
-def test_ray_gets_the_newest_row_and_what_adds_up(monkeypatch):
-    """All that goes to the dashboard, by name and tag; of several rows the last, but every step's seconds."""
-    sent: list[tuple[str, str, float, dict]] = []
-
-    class Sent:
-        def __init__(self, name, *_):
-            self.name = name
-
-        def __getattr__(self, how):
-            return lambda value, tags: sent.append((self.name, how, value, tags))
-
-    for kind in ("Gauge", "Counter", "Histogram"):
-        monkeypatch.setattr(f"ray.util.metrics.{kind}", Sent)
+def test_ray_gets_the_newest_row_and_what_adds_up(told):
+    """Of several rows the last one's state, but every step's seconds and all that adds up."""
     made = iter([0, 2, 2, 3])
-    sink = RayMetrics("stage", lambda: next(made))
-    row = {"step": 8, "loss": 2.5, "lr": 0.1, "mfu_mean": None, "step_s": 0.5, "attempt": 2}
+    sink = RayMetrics("run", lambda: next(made))
+    newest = {**row(8, loss=2.5, attempt=2), "lr": 0.1, "mfu_mean": None, "step_s": 0.5}
     sink.flush(final=False)
-    assert sent == []
-    sink.add([{**row, "step": 7, "loss": 9.0, "step_s": 0.25}, row])
+    sink.add([{**newest, "step": 7, "loss": 9.0, "step_s": 0.25}, newest])
     sink.flush(final=False)
     sink.flush(final=False)
+    sink.add([])
     sink.flush(final=True)
-    assert {tuple(tags.items()) for *_, tags in sent} == {(("run", "stage"),)}
-    told = [(name.removeprefix("raypipe_train_"), how, value) for name, how, value, _ in sent]
-    assert told == [
-        ("step_seconds", "observe", 0.25),
-        ("step_seconds", "observe", 0.5),
-        ("loss", "set", 2.5),
-        ("learning_rate", "set", 0.1),
-        ("step", "set", 8),
-        ("restarts", "set", 1),
-        ("checkpoints", "inc", 2),
-        ("checkpoints", "inc", 1),
-    ]
+    run = ("run",)
+    assert told.values["raypipe_train_step_seconds"] == {run: [0.25, 0.5]}
+    assert told.values["raypipe_train_loss"] == {run: [2.5]}
+    assert told.values["raypipe_train_learning_rate"] == {run: [0.1]}
+    assert told.values["raypipe_train_step"] == {run: [8]}
+    assert told.values["raypipe_train_restarts"] == {run: [1]}
+    assert told.values["raypipe_train_checkpoints"] == {run: [2, 1]}
+    assert told.values["raypipe_train_work_seconds"] == {run: [0.75]}
+    assert told.sums("raypipe_train_tokens") == {run: 2 * newest["tokens"]}
+    assert "raypipe_train_mfu_ratio" not in told.values  # no peak is known
+    assert "raypipe_train_gpu_memory_peak_bytes" not in told.values
+
+
+def test_ray_gets_a_gpus_memory_where_there_is_one(told):
+    sink = RayMetrics("run", lambda: 0, lambda: 5 << 30)
+    sink.add([row(1, attempt=1)])
+    sink.flush(final=True)
+    assert told.last("raypipe_train_gpu_memory_peak_bytes") == {("run",): 5 << 30}
+
+
+def test_ray_gets_what_validation_found(told):
+    record = {"step": 20, "loss": 3.5, "benchmarks": {"pope": {"accuracy": 51.5, "f1": None}}}
+    tell_validation("run", record)
+    tell_validation("run", {"step": 30, "fault": "killed"})
+    assert told.last("raypipe_train_validation_step") == {("run",): 20}
+    assert told.last("raypipe_train_validation_loss") == {("run",): 3.5}
+    assert told.last("raypipe_train_validation_score") == {("run", "pope", "accuracy"): 51.5}

@@ -1,0 +1,167 @@
+"""What of a folder goes to the cluster: listed, weighed and looked through before anything is sent.
+
+Ray packs the folder and leaves out what .gitignore and .rayignore name. The patterns here hold beside them,
+and in a folder that has neither file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypipe.errors import RequestError
+
+MIB = 1 << 20
+LIMIT_MIB = 100  # Ray takes up to 512 MiB; code and settings are a hundredth of that
+MAX_FILES = 20_000
+SCANNED_BYTES = MIB  # a key lies in a small file
+
+SECRETS = (
+    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*_key", "*.token", "*_token"),
+    *("auth_token", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh/", ".aws/", ".ray/", ".kube/"),
+    *(".gnupg/", ".netrc", ".pypirc", ".npmrc", ".git-credentials", "kubeconfig", "credentials"),
+    *("credentials.json", "secrets/", ".secrets/"),
+)
+DATA = (
+    *("*.mp4", "*.mkv", "*.webm", "*.avi", "*.mov", "*.m4v", "*.mpg", "*.flv", "*.wmv", "videos/"),
+    *("*.safetensors", "*.arrow", "*.parquet", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx"),
+    *("*.tar", "*.tar.gz", "*.tgz", "*.zip", "*.whl"),
+)
+MADE = (
+    *(".git/", ".venv/", "venv/", "env/", "node_modules/", "__pycache__/", ".cache/", ".*_cache/"),
+    *(
+        ".ipynb_checkpoints/",
+        "/runs/",
+        "/prepared/",
+        "/report/",
+        "/wandb/",
+        "/build/",
+        "/dist/",
+        "*.egg-info/",
+    ),
+)
+EXCLUDES = [*SECRETS, *DATA, *MADE]
+
+_KEYS = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    rb"|\bsk-[A-Za-z0-9_-]{20,}"
+    rb"|\bAKIA[0-9A-Z]{16}\b"
+    rb"|\bhf_[A-Za-z0-9]{30,}\b"
+    rb"|\bgh[pousr]_[A-Za-z0-9]{30,}\b"
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The files of a folder that would be sent, with their sizes in bytes; paths are relative to ``root``."""
+
+    root: Path
+    sizes: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sizes.values())
+
+    def holds(self, path: str) -> bool:
+        """Whether a relative path, a file or a folder, would be there on the cluster."""
+        wanted = os.path.normpath(path)
+        return wanted == "." or any(f == wanted or f.startswith(wanted + os.sep) for f in self.sizes)
+
+    def largest(self, shown: int = 4) -> str:
+        """The entries that weigh most, for a person."""
+        weights: Counter[str] = Counter()
+        for name, size in self.sizes.items():
+            first, *rest = name.split(os.sep)
+            weights[first + ("/" if rest else "")] += size
+        return ", ".join(f"{name} ({size / MIB:.1f} MiB)" for name, size in weights.most_common(shown))
+
+
+def chosen(root: Path, limit_mib: int = LIMIT_MIB) -> Upload:
+    """The files of a folder that go to the cluster, by Ray's own rules and the patterns here.
+
+    Raises:
+        RequestError: too much, too many files, or a file that looks as if it held a key.
+    """
+    upload = Upload(root, _listed(root))
+    if upload.bytes > limit_mib * MIB:
+        raise RequestError(
+            f"{root} is {upload.bytes / MIB:.0f} MiB to upload, the limit is {limit_mib} MiB; "
+            f"largest: {upload.largest()}",
+            "name what the job does not need in .rayignore; data, models and runs belong on storage that "
+            "all nodes share",
+        )
+    for name, size in upload.sizes.items():
+        if size <= SCANNED_BYTES:
+            _refuse_keys(root / name, name)
+    return upload
+
+
+def package(upload: Upload) -> tuple[str, bytes]:
+    """Ray's name of the package, made of its content, and its bytes."""
+    from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
+
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+    gitignore = _gitignore_counts()
+    uri = get_uri_for_directory(str(upload.root), gitignore, excludes=EXCLUDES)
+    with tempfile.TemporaryDirectory(prefix="raypipe-upload-") as folder:
+        file = Path(folder) / "package.zip"
+        create_package(str(upload.root), file, include_gitignore=gitignore, excludes=EXCLUDES)
+        return uri, file.read_bytes()
+
+
+def _gitignore_counts() -> bool:
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
+
+    return os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+
+
+def _listed(root: Path) -> dict[str, int]:
+    """Walks a folder as Ray does when it packs it."""
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+    sizes: dict[str, int] = {}
+
+    def note(path: Path) -> None:
+        if not path.is_file():
+            return
+        sizes[str(path.relative_to(root))] = path.stat().st_size
+        if len(sizes) > MAX_FILES:
+            raise RequestError(
+                f"{root} has more than {MAX_FILES} files to upload; most: {_fullest(sizes)}",
+                "start from the folder of your settings, or name what the job does not need in .rayignore",
+            )
+
+    _dir_travel(root, [_get_excludes(root, EXCLUDES)], note, _gitignore_counts(), logger=_quiet())
+    return sizes
+
+
+def _quiet() -> logging.Logger:
+    """Ray logs a line for each entry of the path when a walk is ended early."""
+    logger = logging.getLogger("raypipe.submit.upload")
+    logger.propagate, logger.disabled = False, True
+    return logger
+
+
+def _fullest(sizes: dict[str, int]) -> str:
+    counts = Counter(name.split(os.sep)[0] for name in sizes)
+    return ", ".join(f"{name} ({count})" for name, count in counts.most_common(3))
+
+
+def _refuse_keys(path: Path, name: str) -> None:
+    try:
+        found = _KEYS.search(path.read_bytes())
+    except OSError as fault:
+        raise RequestError(
+            f"cannot read {name}: {fault}", "name it in .rayignore, or make it readable"
+        ) from None
+    if found:
+        line = path.read_bytes()[: found.start()].count(b"\n") + 1
+        raise RequestError(
+            f"{name}, line {line}, looks as if it held a key; nothing was uploaded",
+            "name the file in .rayignore, and keep keys in files on the cluster (key_file=PATH)",
+        )
