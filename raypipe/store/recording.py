@@ -39,7 +39,7 @@ FOLDER = "logs"
 BEAT_S = 30.0  # between signs of life
 LOOK_S = 0.5  # for a signal, which is written down at once: what stops a job kills it some seconds later
 LOCAL_S = 2.0  # between writes of text to a disk; to S3 it goes with the signs of life
-LAST_S, LAST_WHEN_STOPPED_S = 10.0, 2.0  # that the end waits for the last write
+LAST_S, LAST_WHEN_STOPPED_S = 10.0, 0.8  # that the end waits for the last write
 HEAD_BYTES, TAIL_BYTES = 64 << 10, 192 << 10  # of the text that are kept; between them it is cut
 LINE_CHARACTERS = 4000
 CLAIMS = 100
@@ -125,7 +125,7 @@ class Recording(logging.Handler):
 
     def end(self, fault: BaseException | None) -> None:
         """Writes the end down, and waits for that, but not for long."""
-        if os.getpid() != self._pid or self._thread is None:
+        if os.getpid() != self._pid or self._thread is None or self._over.is_set():
             return
         ending = Ending(0, self._last_line) if fault is None else ending_of(fault, self._command)
         if fault is not None:
@@ -259,6 +259,12 @@ def stopping(signal_name: str) -> None:
     """Tells all recordings of a signal; for its handler."""
     for recorder in tuple(_active):
         recorder.stopping(signal_name)
+
+
+def end_all(fault: BaseException) -> None:
+    """Writes the end of all recordings down, where the process is about to go without coming to it."""
+    for recorder in tuple(_active):
+        recorder.end(fault)
 
 
 def now() -> str:
