@@ -42,8 +42,8 @@ VERBS = {
     "prepare": Verb("runs", "DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
     "plan": Verb(
         "machine",
-        "DATASET.yaml|EVALUATION.yaml [key=value ...]",
-        "what prepare or evaluate would do, take and cost; starts nothing",
+        "CONFIG.yaml [key=value ...] [cluster=FILE] [gpu=NAME] [gpu_gib=N] [mfu=X] [prices=FILE]",
+        "what a run would read, do, take and cost, and whether it can be scheduled; starts nothing",
     ),
     "train": Verb("runs", "STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
     "tune": Verb(
@@ -98,7 +98,7 @@ VERBS = {
     ),
     "doctor": Verb(
         "machine",
-        "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
+        "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS] [--judge URL|YAML]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
     "cluster": Verb(

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.model import original
-from raypipe.model.build import asked_for, folder_of, hf_config, parts_below
+from raypipe.model.build import asked_for, hf_config, parts_below
 from raypipe.model.cards import Card, card_of, is_original, original_card
 from raypipe.model.families import family_of
-from raypipe.model.original import Layout
+from raypipe.model.layouts import Layout, folder_of
 from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
 from raypipe.settings import Sampling, StartParts
