@@ -152,24 +152,22 @@ class Recording(logging.Handler):
 
     def _write_until_the_end(self, store: Store) -> None:
         every = LOCAL_S if store.is_local else BEAT_S
-        lines, stopping = -1, False
-        beat = text = -BEAT_S  # when they were written last
+        lines, first, stopping = -1, True, False
+        beat = text = 0.0  # when they were tried last
         while True:
             over = self._over.wait(LOOK_S)
-            time_now = time.monotonic()
-            said, stopped = self._text.lines, self._stopping is not None
-            at_once = over or (stopped and not stopping) or lines < 0
-            if at_once or time_now - beat >= BEAT_S:
+            clock, stopped = time.monotonic(), self._stopping is not None
+            at_once = first or over or (stopped and not stopping)
+            first, stopping = False, stopped
+            if at_once or clock - beat >= BEAT_S:
                 self._keep_progress(final=over)
-                said = self._text.lines
-                if self._tried(store, self._write_record):
-                    beat, stopping = time_now, stopped
-                else:
-                    beat = time_now
-            if said != lines and (at_once or time_now - text >= every):
-                if self._number and self._tried(store, self._write_text):
+                self._tried(store, self._write_record)
+                beat = clock
+            said = self._text.lines
+            if self._number and said != lines and (at_once or clock - text >= every):
+                if self._tried(store, self._write_text):
                     lines = said
-                text = time_now
+                text = clock
             if over:
                 return
 

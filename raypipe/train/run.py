@@ -64,11 +64,14 @@ def train(
 
 def _require_room(settings: StageSettings) -> None:
     """Refuses a stage that the cluster can never hold."""
-    workers, scoring = settings.workers, settings.validation
-    needs = [Need("worker", workers.min_num or workers.num, workers.cpus, workers.gpus)]
-    if scored.wanted(settings) and scoring.wait:  # the workers wait for what is scored beside them
-        needs.append(Need("validation", 1, scoring.cpus, scoring.gpus))
-    require("the stage", *needs)
+    workers, chosen = settings.workers, settings.validation
+    ranks = Need("worker", workers.min_num or workers.num, workers.cpus, workers.gpus)
+    require("the stage", ranks)
+    if scored.wanted(settings):
+        scoring = Need("task", 1, chosen.cpus, chosen.gpus)
+        require("validation", scoring)
+        if chosen.wait:  # the workers wait for what is scored beside them
+            require("the stage with its validation", ranks, scoring)
 
 
 def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -> None:
