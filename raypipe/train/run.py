@@ -17,6 +17,7 @@ from raypipe.store.journal import join, newest
 from raypipe.store.run import FileEntry, Manifest, Run
 from raypipe.train import scored
 from raypipe.train.board import Watched
+from raypipe.train.checks import check_start
 from raypipe.train.curves import PICTURE, picture, validation_rows
 from raypipe.train.fit import fit, interruptibly
 from raypipe.train.metrics import METRICS
@@ -49,7 +50,9 @@ def train(
     check_validation(settings)
     settings = located(settings)
     plan = plan_stage(settings)
-    require_shared([settings.out], read_by(settings))
+    if not Run(settings.out).complete:  # what a finished stage started from may be gone
+        check_start(settings)
+        require_shared([settings.out], read_by(settings))
     run = Run.start(settings.out, "train", settings)
     if not run.complete:
         _require_room(settings)
