@@ -91,7 +91,8 @@ def training(folder: Path, model: Path) -> Case:
 def evaluating(folder: Path, model: Path) -> Case:
     root = clip_root(folder / "eval", [f"c{n}" for n in range(80)])
     settings = [f"model={model}", f"eval_root={root}", f"out={folder / 'run'}", "benchmarks=msvd_qa"]
-    settings += ["media_per_unit=1", "precision=fp32", "max_new_tokens=4", "coverage_floor=0", "actors=1"]
+    settings += ["media_per_unit=1", "precision=fp32", "max_new_tokens=4", "coverage_floor=0"]
+    settings += ["actors=1", "actor_gpus=0", "actor_cpus=1"]
     return Case(["evaluate", *settings], folder / "run", "predictions/*.arrow")
 
 
