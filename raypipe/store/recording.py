@@ -43,6 +43,7 @@ LAST_S, LAST_WHEN_STOPPED_S = 10.0, 0.8  # that the end waits for the last write
 HEAD_BYTES, TAIL_BYTES = 64 << 10, 192 << 10  # of the text that are kept; between them it is cut
 LINE_CHARACTERS = 4000
 CLAIMS = 100
+_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "?")  # they move a terminal's cursor
 CUT = re.compile(r"^\.\.\. (\d+) lines were left out here \.\.\.$")
 
 _active: list[Recording] = []
@@ -63,7 +64,8 @@ class Text:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         with self._lock:
             for line in redact(text).splitlines():
-                data = f"{now}  {line[:LINE_CHARACTERS]}\n".encode(errors="replace")
+                shown = line.translate(_CONTROLS)[:LINE_CHARACTERS]
+                data = f"{now}  {shown}\n".encode(errors="replace")
                 self.lines += 1
                 if not self._tail and len(data) <= self._room:
                     self._head.append(data)
