@@ -267,6 +267,9 @@ PLANTS = [
     Plant("head-works", AWS, "resources: {CPU: 0}", "resources: {CPU: 8}"),
     Plant("head-works", LOCAL, " --num-cpus=0", ""),
     Plant("head-works", KUBE, '{num-cpus: "0"}', "{}"),
+    Plant("machine-left-out", LOCAL, "=0 RAY_enable_autoscaler_v2=0", "=0"),
+    Plant("zone-elsewhere", AWS, "availability_zone: us-west-2a ", "availability_zone: us-east-1a "),
+    Plant("zone-elsewhere", AWS, "efs.us-west-2.amazonaws.com", "efs.eu-west-1.amazonaws.com"),
     # commands
     setup("pipe-to-shell", "curl -LsSf https://host/install.sh | sh"),
     setup("pipe-to-shell", "wget -qO- https://host/install.sh | sudo -E bash -s"),
