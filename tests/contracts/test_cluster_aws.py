@@ -128,8 +128,8 @@ def test_workers_may_touch_one_prefix_of_one_bucket_and_nothing_else() -> None:
         "arn:aws:s3:::edit-this-bucket",
         "arn:aws:s3:::edit-this-bucket/raypipe/*",
     }
-    # Of the bucket itself the names only. With a condition on the prefix S3 would answer 403 for an object that
-    # is not there, and to the question whether the bucket is.
+    # Of the bucket itself the names only. With a condition on the prefix S3 would answer 403 for an object
+    # that is not there, and to the question whether the bucket is.
     assert [s["Action"] for s in statements if s["Resource"].endswith("bucket")] == ["s3:ListBucket"]
 
 
