@@ -134,7 +134,7 @@ def test_the_shipped_prices_know_every_machine_of_the_shipped_clusters():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("as_of: 2026-01-01\nmachines: {a: {usd_per_hour: 0}}", "greater than 0"),
+        ("as_of: 2026-01-01\nmachines: {a: {usd_per_hour: 0}}", "must be more than 0"),
         ("as_of: 2026-01-01\nmachines: {a: {usd: 1}}", "unknown setting"),
         ("machines: {}", "'as_of' is missing"),
         ("as_of: 2026-01-01\ncurrency: EUR\nmachines: {}", "in USD"),
