@@ -10,6 +10,7 @@ from typing import Any
 
 from raypipe.planning.machines import Kind, Machines
 
+MOST = 1000  # processes of a node
 WORKABLE = 1e-9  # shares of a CPU or GPU are added up in floating point
 
 
@@ -102,7 +103,7 @@ class Floor:
         """Lays processes onto nodes that have room left, then onto new ones, those that hold most first."""
         found = Fit(ask)
         held: Counter[int] = Counter()
-        able = [(kind, per_node(ask, kind)) for kind in self._machines.kinds]
+        able = [(kind, per_node(ask, kind)) for kind in self._machines.kinds if kind.count]
         able = sorted((pair for pair in able if pair[1]), key=lambda pair: -pair[1])
         for number, node in enumerate(self._open):
             self._fill(node, number, found, held)
@@ -177,9 +178,9 @@ def placed(asks: Sequence[Ask], machines: Machines) -> tuple[list[Fit], Floor]:
 
 
 def per_node(ask: Ask, kind: Kind) -> int:
-    """How many an empty node of a kind holds."""
+    """How many an empty node of a kind holds, as far as anybody counts."""
     node, count = _Node(kind), 0
-    while count < ask.count and node.take(ask):
+    while count < MOST and node.take(ask):
         count += 1
     return count
 
