@@ -9,6 +9,7 @@ from raypipe.errors import RequestError
 from raypipe.settings import (
     DatasetSettings,
     EvaluateSettings,
+    Settings,
     StageSettings,
     TuneSettings,
     load,
