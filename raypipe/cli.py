@@ -101,6 +101,11 @@ VERBS = {
         "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
+    "cluster": Verb(
+        "cluster",
+        "check FILE",
+        "what is weak in a cluster's file, of ray up or KubeRay; each finding with its fix; contacts nothing",
+    ),
     "chaos": Verb(
         "cluster",
         "CONFIG.yaml [key=value ...] --seed N [--faults worker,decoder,driver,judge] [--sample N] [--out D]",

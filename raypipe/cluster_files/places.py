@@ -31,7 +31,8 @@ class Document:
 
     Attributes:
         value: the plain data.
-        lines: place -> line, counted from 1; of a mapping's value the line of its key.
+        lines: place -> line, counted from 1; of a mapping or a list the line of its key, of what an alias
+            stands for the line of the anchor.
     """
 
     value: Any
@@ -98,7 +99,8 @@ def _walk(node: Any, place: Place, line: int) -> Iterator[tuple[Place, int]]:
             if key.tag == "tag:yaml.org,2002:merge":  # <<: what it brings belongs to this mapping
                 merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             else:
-                yield from _walk(value, (*place, str(key.value)), key.start_mark.line + 1)
+                mark = value.start_mark if isinstance(value, yaml.ScalarNode) else key.start_mark
+                yield from _walk(value, (*place, str(key.value)), mark.line + 1)
         for value in merged:
             yield from _walk(value, place, line)
     elif isinstance(node, yaml.SequenceNode):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from raypipe.cluster_files.kubernetes import KINDS, kuberay_types
@@ -24,6 +26,7 @@ class ClusterFile:
         node_types: the machines; none where a RayJob only names a cluster that is there already.
         documents: the plain data, a `ray up` file's one document or the Kubernetes objects.
         sources: the same documents with the lines of their values.
+        policies: of an "aws" file, the IAM policies in `aws/` or `cluster/aws/` beside it: path and document.
     """
 
     path: str
@@ -31,6 +34,7 @@ class ClusterFile:
     node_types: tuple[NodeType, ...]
     documents: tuple[dict[str, Any], ...]
     sources: tuple[Document, ...] = field(default=(), repr=False)
+    policies: tuple[tuple[str, Document], ...] = field(default=(), repr=False)
 
 
 def read_cluster(path: str) -> ClusterFile:
@@ -59,4 +63,13 @@ def read_cluster(path: str) -> ClusterFile:
             f"{path} is no cluster's file: neither `provider:` (ray up) nor `kind:` (KubeRay) is in it"
         )
     kind, found = launcher_types(path, sources[0])
-    return ClusterFile(path, kind, found, documents, sources)
+    policies = tuple(_policies(path)) if kind == "aws" else ()
+    return ClusterFile(path, kind, found, documents, sources, policies)
+
+
+def _policies(path: str) -> Iterator[tuple[str, Document]]:
+    here = Path(path).expanduser().parent
+    for file in sorted([*here.glob("aws/*.json"), *here.glob("cluster/aws/*.json")]):
+        for source in read_documents(file):  # JSON is yaml
+            if isinstance(source.value, dict) and "Statement" in source.value:
+                yield str(file), source

@@ -1,4 +1,4 @@
-"""The verbs about runs on a cluster: starting them as jobs, what became of them, and what they said."""
+"""The verbs about clusters and runs on them: files, jobs, what became of runs, what they said."""
 
 from __future__ import annotations
 
@@ -9,8 +9,24 @@ from typing import Any
 
 from raypipe.cli import VERBS, Request, show
 from raypipe.commands.arguments import one_word, whole_number
-from raypipe.errors import RaypipeError, RequestError
+from raypipe.errors import RaypipeError, RequestError, nearest
 from raypipe.settings import local
+
+
+def cluster(request: Request) -> int:
+    from raypipe.cluster_files.check import check
+    from raypipe.cluster_files.show import text
+
+    request.nothing_left("cluster", [])
+    words = request.words
+    if not words or words[0] != "check":
+        said = f"cluster has no command '{words[0]}'" if words else "cluster needs a command"
+        raise RequestError(said, nearest(words[0], ["check"]) if words else "raypipe cluster check FILE")
+    if len(words) != 2:
+        raise RequestError("cluster check takes one file", "raypipe cluster check cluster.yaml")
+    code, result = check(words[1])
+    show(result, text(result), request.json)
+    return code
 
 
 def status(request: Request) -> int:

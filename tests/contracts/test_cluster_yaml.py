@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-import ipaddress
 import re
+import shlex
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,14 @@ def test_node_configs_are_what_ec2_takes(raw: dict[str, Any]) -> None:
         assert not report.has_errors(), report.generate_report()
 
 
-def test_the_head_takes_no_work_and_gpu_nodes_come_and_go(raw: dict[str, Any]) -> None:
+def test_the_head_takes_no_work_and_workers_come_and_go(raw: dict[str, Any]) -> None:
     types = raw["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0}
-    gpu = types["gpu"]
-    assert gpu["min_workers"] == 0
-    assert gpu["max_workers"] <= raw["max_workers"]
-    assert gpu["resources"]["GPU"] == 8
-
-
-def test_only_ssh_is_open_and_not_to_everyone(raw: dict[str, Any]) -> None:
-    rules = raw["provider"]["security_group"]["IpPermissions"]
-    assert [(r["FromPort"], r["ToPort"]) for r in rules] == [(22, 22)]
-    for rule in rules:
-        assert all(ipaddress.ip_network(r["CidrIp"]).prefixlen == 32 for r in rule["IpRanges"])
+    for name in ("gpu", "cpu"):
+        assert types[name]["min_workers"] == 0
+        assert types[name]["max_workers"] <= raw["max_workers"]
+    assert types["gpu"]["resources"]["GPU"] == 8
+    assert "GPU" not in types["cpu"]["resources"]
 
 
 def test_every_ray_start_asks_for_the_token(raw: dict[str, Any]) -> None:
@@ -76,6 +71,27 @@ def test_every_ray_start_asks_for_the_token(raw: dict[str, Any]) -> None:
     head = next(c for c in starts if "--head" in c)
     assert "--dashboard-host=127.0.0.1" in head
     assert "dashboard-host=0" not in head
+
+
+def test_docker_gets_the_options_as_they_are_meant(raw: dict[str, Any]) -> None:
+    """Ray joins the options with spaces and hands them to a shell."""
+    from ray.autoscaler._private.docker import docker_start_cmds
+
+    options = (
+        raw["docker"]["run_options"] + raw["available_node_types"]["gpu"]["docker"]["worker_run_options"]
+    )
+    mounts = raw["file_mounts"]
+    image = raw["docker"]["image"]
+    command = docker_start_cmds("ubuntu", image, mounts, "raypipe", options, "raypipe", "/home/ray", "docker")
+    words = shlex.split(command)
+    pairs = list(pairwise(words))
+    assert ("-e", "RAY_AUTH_MODE=token") in pairs
+    assert ("-v", "/mnt/raypipe:/home/ray/raypipe") in pairs
+    assert ("--ulimit", "nofile=65536:65536") in pairs
+    assert "--shm-size=256g" in words
+    assert words[-2:] == [image, "bash"]
+    token = next(after for word, after in pairs if word == "-v" and after.endswith("auth_token"))
+    assert token.endswith(":/home/ray/.ray/auth_token")
 
 
 def test_the_image_has_the_ray_of_the_constraints(raw: dict[str, Any]) -> None:

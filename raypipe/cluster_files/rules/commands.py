@@ -1,0 +1,65 @@
+"""What shells on the nodes are told to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from raypipe.cluster_files.findings import Rule, Severity
+from raypipe.cluster_files.view import Hit, View
+
+
+def _matches(pattern: str) -> Callable[[View], Iterator[Hit]]:
+    shape = re.compile(pattern, re.IGNORECASE)
+
+    def look(view: View) -> Iterator[Hit]:
+        for text in view.commands():
+            found = shape.search(text.text)
+            if found:
+                yield text.hit(" ".join(found[0].split())[:80])
+
+    return look
+
+
+SHELL = r"(?:sudo\s+(?:-\S+\s+)*)?(?:env\s+(?:\S+=\S*\s+)*)?(?:/\S*/)?(?:(?:ba|z|da|k)?sh|python[\d.]*)\b"
+
+RULES = (
+    Rule(
+        "pipe-to-shell",
+        Severity.FAIL,
+        "a page of the web is run as it comes",
+        "a package with a pinned version instead; or fetch, check the hash, then run",
+        _matches(
+            rf"(?:curl|wget)\b[^;&|\n]*\|\s*(?:{SHELL})|(?:ba|z)?sh\s+<\(\s*(?:curl|wget)"
+            r"|(?:sh\s+-c|eval)\s+[\"']?(?:\$\(|`)\s*(?:curl|wget)"
+        ),
+    ),
+    Rule(
+        "open-to-all-users",
+        Severity.FAIL,
+        "files that every user may write",
+        "chown to the user that needs them, and chmod 700 or 600",
+        _matches(r"chmod\s+(?:-\S+\s+)*(?:0?[0-7][0-7][2367]|[ao]*[ao]\+\w*w\w*)\s+\S+"),
+    ),
+    Rule(
+        "unverified-download",
+        Severity.FAIL,
+        "a download from anyone who answers",
+        "https with certificates checked; a private registry's certificate goes into the image",
+        _matches(
+            r"curl\b[^;&|\n]*\s(?:-\w*k\w*\b|--insecure)|wget\b[^;&|\n]*--no-check-certificate|--trusted-host"
+            r"|--(?:extra-)?index-url[= ]http://|-i\s+http://|http\.sslVerify[= ]false|GIT_SSL_NO_VERIFY="
+            r"|PYTHONHTTPSVERIFY=0|--allow-unauthenticated|NODE_TLS_REJECT_UNAUTHORIZED=0"
+        ),
+    ),
+    Rule(
+        "firewall-off",
+        Severity.FAIL,
+        "the machine's firewall is turned off",
+        "let in SSH, and the cluster's own machines",
+        _matches(
+            r"ufw\s+(?:--force\s+)?disable|iptables\s+(?:-F|--flush|-P\s+INPUT\s+ACCEPT)|nft\s+flush\s+ruleset|setenforce\s+0"
+            r"|systemctl\s+(?:\S+\s+)?(?:stop|disable|mask)\s+(?:--now\s+)?(?:firewalld|ufw|nftables|apparmor)"
+        ),
+    ),
+)
