@@ -4,16 +4,21 @@ Each verb declares its metrics in its own ``gauges`` module. Names follow Promet
 units, ``_ratio`` for shares, no ``_total``, which Ray adds to counters, as it puts ``ray_`` before all of
 them. A counter goes on adding up where its process ends; a gauge is gone some seconds later. A histogram's
 sum is made from the middles of its buckets, so what has to add up is a counter.
+
+Ray forgets a gauge that nobody sets for two of its reporting intervals. A step, a unit or a judge's reply may
+take longer, so a thread says again what still stands.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 PREFIX = "ray_"
+REPEAT_S = 5.0  # Ray reports every 10 s, unless metrics_report_interval_ms is set
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,15 @@ class Counter(Metric):
 
 @dataclass(frozen=True)
 class Gauge(Metric):
-    """What stands at some value; of several processes with the same tags the last one counts."""
+    """What stands at some value until it is set again or its process ends."""
 
     def set(self, value: float, /, **tags: str) -> None:
         if connected():
             self._at_ray.set(value, tags)
+            _standing.take(self, value, tags)
+
+    def again(self, value: float, tags: dict[str, str]) -> None:
+        self._at_ray.set(value, tags)
 
     @cached_property
     def _at_ray(self) -> Any:
@@ -91,6 +100,36 @@ class Histogram(Metric):
         from ray.util.metrics import Histogram
 
         return Histogram(self.name, self.text, list(self.bounds), self.tags)
+
+
+class _Standing:
+    """Where this process's gauges stand, said again every ``REPEAT_S`` while it is connected to Ray."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[tuple[str, ...], tuple[Gauge, float, dict[str, str]]] = {}
+        self._thread: threading.Thread | None = None
+
+    def take(self, gauge: Gauge, value: float, tags: dict[str, str]) -> None:
+        with self._lock:
+            self._values[gauge.name, *tags.values()] = (gauge, value, tags)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._repeat, name="gauges", daemon=True)
+                self._thread.start()
+
+    def _repeat(self) -> None:
+        wait = threading.Event().wait
+        while not wait(REPEAT_S):
+            with self._lock:
+                if not connected():
+                    self._values.clear()
+                    self._thread = None
+                    return
+                for gauge, value, tags in self._values.values():
+                    gauge.again(value, tags)
+
+
+_standing = _Standing()
 
 
 def connected() -> bool:

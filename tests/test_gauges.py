@@ -56,3 +56,22 @@ def test_without_ray_nothing_is_told_and_nothing_imported():
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
+
+
+def test_what_stands_is_said_again_until_ray_is_gone(sent, monkeypatch):
+    """Ray forgets a gauge that nobody sets for some time."""
+    monkeypatch.setattr(gauges, "REPEAT_S", 0.02)
+    monkeypatch.setattr(gauges, "_standing", gauges._Standing())
+    gauge = gauges.Gauge("raypipe_y", "text", ("run",))
+    gauge.set(1, run="a")
+    gauge.set(2, run="a")
+    gauge.set(5, run="b")
+    thread = gauges._standing._thread
+    while sent.count(("set", 5, {"run": "b"})) < 3:
+        assert thread.is_alive()
+    assert sent.count(("set", 1, {"run": "a"})) == 1
+    assert sent.count(("set", 2, {"run": "a"})) >= 3
+    monkeypatch.setattr(gauges, "connected", lambda: False)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert gauges._standing._values == {}

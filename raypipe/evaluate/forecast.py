@@ -20,9 +20,9 @@ from raypipe.evaluate.plan import Unit, choose_benchmarks, located, named_benchm
 from raypipe.evaluate.prepared import PreparedFrames, check_prepared
 from raypipe.evaluate.tree import Tree, open_tree
 from raypipe.judge.estimate import estimate, unanswered
-from raypipe.model.build import folder_of
 from raypipe.model.cards import Card
 from raypipe.model.facts import BYTES, cache_bytes_per_token, parameters_of
+from raypipe.model.layouts import folder_of
 from raypipe.model.near import bytes_to_fetch
 from raypipe.records import MediumRef, Prediction, predictions_of
 from raypipe.settings import EvaluateSettings, JudgeSettings

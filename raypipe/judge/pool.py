@@ -32,9 +32,6 @@ class JudgeActor:
         self._settings = settings
         self._client: Client | None = None
 
-    def __repr__(self) -> str:
-        return f"{self._settings.name} ({self._settings.model})"  # what the dashboard shows
-
     async def ready(self) -> RaypipeError | None:
         """Why nothing can be sent from this node, such as a missing key; None where it can."""
         try:

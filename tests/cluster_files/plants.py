@@ -88,6 +88,12 @@ PLANTS = [
         "--ray-client-server-port=10001",
     ),
     Plant("ray-client", KUBE, '{num-cpus: "0"}', '{num-cpus: "0", ray-client-server-port: "10001"}'),
+    Plant(
+        "ray-client",
+        KUBE,
+        "name: metrics}",
+        "name: metrics}\n              - {containerPort: 10001, name: client}",
+    ),
     setup("listens-everywhere", "nohup tensorboard --logdir ~/raypipe/runs --bind_all &"),
     Plant("exposed-service", KUBE, "serviceType: ClusterIP ", "serviceType: LoadBalancer "),
     Plant("exposed-service", JOB, "serviceType: ClusterIP ", "serviceType: NodePort "),
@@ -104,12 +110,7 @@ PLANTS = [
         "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a}\n---\napiVersion: ray.io/v1\n",
     ),
     # who may give work
-    Plant(
-        "no-token-head",
-        LOCAL,
-        "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray start --head",
-        "ray start --head",
-    ),
+    Plant("no-token-head", LOCAL, "    RAY_AUTH_MODE=token ", "    "),  # the first of the two is the head's
     Plant(
         "no-token-worker",
         LOCAL,
@@ -185,6 +186,12 @@ PLANTS = [
         AWS,
         "pip install -c ~/raypipe_source/constraints.txt boto3",
         "pip install 'boto3>=1.4.8'",
+    ),
+    Plant(
+        "pip-unpinned",
+        JOB,
+        "  submissionMode: K8sJobMode\n",
+        "  runtimeEnvYAML: |\n    pip: [wandb, tqdm==4.67.1]\n",
     ),
     # containers
     option("privileged", "--privileged"),
@@ -278,7 +285,7 @@ PLANTS = [
     Plant("ray-schema", LOCAL, "  head_ip: 192.0.2.10 ", "  head_ips: 192.0.2.10 "),
     Plant("ec2-model", AWS, "VolumeSize: 500", "VolumeSiz: 500"),
     Plant("ec2-model", AWS, "VolumeSize: 500", "VolumeSize: '500'"),
-    Plant("ec2-model", AWS, "VolumeSize: 500, VolumeType: gp3", "VolumeSize: 500, VolumeType: gp33"),
+    Plant("ec2-word", AWS, "VolumeSize: 500, VolumeType: gp3", "VolumeSize: 500, VolumeType: gp33"),
     Plant("kube-structure", KUBE, '{num-cpus: "0"}', "{num-cpus: 0}"),
     Plant("kube-structure", KUBE, "apiVersion: ray.io/v1\n", "apiVersion: ray.io/v1alpha1\n"),
     Plant(

@@ -42,11 +42,15 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class OneNode:
-    """The cluster; ``folder`` holds its session and its logs, ``dashboard`` is its address."""
+    """The cluster; ``folder`` holds its session and its logs, ``dashboard`` is its address.
+
+    ``metrics`` is where Prometheus would read; values are there two seconds after they were told, at most.
+    """
 
     folder: Path
     dashboard: str
     environ: dict[str, str]
+    metrics: str
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(RAY), *arguments]
@@ -73,6 +77,17 @@ class OneNode:
 @pytest.fixture(scope="session")
 def one_node() -> Iterator[OneNode]:
     """Two CPUs; a test leaves no job of its own running."""
+    with cluster_of_one() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def cluster_of_one(**more: str) -> Iterator[OneNode]:
+    """Starts the cluster and ends it.
+
+    Args:
+        more: environment variables of the head.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
     (folder / "token").write_text(TOKEN)
     (folder / "token").chmod(0o600)
@@ -85,8 +100,10 @@ def one_node() -> Iterator[OneNode]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
+        "RAY_metrics_report_interval_ms": "1000",
         "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # the environment is active, as on a cluster's nodes
     }
+    environ |= more
     command = [
         *(str(RAY), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder / 'ray'}"),
         *(f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
@@ -98,7 +115,8 @@ def one_node() -> Iterator[OneNode]:
         head = subprocess.Popen(
             command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True
         )
-    made = OneNode(folder, f"http://127.0.0.1:{dashboard}", environ)
+    at = "http://127.0.0.1"
+    made = OneNode(folder, f"{at}:{dashboard}", environ, f"{at}:{metrics}/metrics")
     try:
         deadline = time.monotonic() + 120
         while True:

@@ -112,6 +112,10 @@ def _client(view: View) -> Iterator[Hit]:
     for group, head in view.groups():
         if head and "ray-client-server-port" in group.part("rayStartParams").value:
             yield Hit(group.source, (*group.place, "rayStartParams", "ray-client-server-port"))
+        for container in group.part("template").part("spec").parts("containers") if head else ():
+            for port in container.parts("ports"):
+                if port.value.get("containerPort") == 10001:
+                    yield Hit(port.source, port.place)
 
 
 def _everywhere(view: View) -> Iterator[Hit]:
