@@ -15,13 +15,12 @@ import pytest
 
 from raypipe.chaos.processes import family
 from tests.support import ROOT
-from tests.support.doors import PUBLIC, Door, answered, doors, open_routes, refused, status
+from tests.support.doors import PUBLIC, Door, answered, doors, is_metrics, open_routes, refused, status
 from tests.support.one_node import TOKEN
 from tests.support.ray_routes import declared
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 WRONG = {"none": None, "wrong": "00" * 32, "empty": " "}
-METRICS = "ray::DashboardAgent"  # serves /metrics to all who ask
 
 
 def test_what_is_read_of_ray_is_all_of_it():
@@ -55,7 +54,7 @@ def test_every_other_port_asks_for_the_token(all_doors):
     for door in all_doors:
         assert door.loopback, door
         http = {code for code in (status(door, "POST", "/"), status(door, "GET", "/metrics")) if code}
-        if http == {200} and METRICS in door.process:
+        if http == {200} and is_metrics(door):
             spoke["metrics"] = door
             continue
         if http:

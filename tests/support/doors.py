@@ -20,6 +20,7 @@ PUBLIC = {  # read-only, and needed to log in or to see whether it lives
 }
 CLOSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED)
 WAIT_S = 10.0
+TELLING = re.compile(r"# (HELP|TYPE) |[a-zA-Z_:][\w:]*(\{.*\})? \S+$")  # a line of metrics
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,18 @@ def status(door: Door, method: str, path: str, token: str | None = None) -> int 
         return None
     finally:
         link.close()
+
+
+def is_metrics(door: Door) -> bool:
+    """Whether all a port does is to tell metrics: whatever is asked of it, it answers with them."""
+    link = http.client.HTTPConnection("127.0.0.1", door.port, timeout=WAIT_S)
+    try:
+        link.request("DELETE", "/whatever")
+        text = link.getresponse().read().decode(errors="replace")
+    finally:
+        link.close()
+    lines = [line for line in text.splitlines() if line]
+    return bool(lines) and all(TELLING.match(line) for line in lines)
 
 
 def answered(door: Door, methods: Iterable[str], token: str | None = None) -> dict[str, str]:
