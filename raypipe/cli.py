@@ -42,7 +42,7 @@ VERBS = {
     "prepare": Verb("runs", "DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
     "plan": Verb(
         "machine",
-        "CONFIG.yaml [key=value ...] [cluster=FILE] [gpu=NAME] [gpu_gib=N] [mfu=X] [prices=FILE]",
+        "CONFIG.yaml|RUN [key=value ...] [cluster=FILE] [gpu=NAME] [gpu_gib=N] [mfu=X] [prices=FILE]",
         "what a run would read, do, take and cost, and whether it can be scheduled; starts nothing",
     ),
     "train": Verb("runs", "STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),

@@ -181,6 +181,16 @@ def test_no_such_file(tmp_path: Path) -> None:
         read_cluster(str(tmp_path / "none.yaml"))
 
 
+def test_what_is_larger_than_any_clusters_file_is_not_read_on() -> None:
+    with pytest.raises(RequestError, match="larger than"):
+        read_cluster("/dev/zero")
+
+
+def test_a_deep_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="not valid yaml"):
+        read_cluster(write(tmp_path, "a: " + "[" * 20_000 + "]" * 20_000))
+
+
 def test_a_few_aliases_do_not_make_a_giant(tmp_path: Path) -> None:
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     with pytest.raises(RequestError, match=f"more than {MAX_NODES:,} values"):

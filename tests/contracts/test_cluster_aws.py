@@ -128,7 +128,9 @@ def test_workers_may_touch_one_prefix_of_one_bucket_and_nothing_else() -> None:
         "arn:aws:s3:::edit-this-bucket",
         "arn:aws:s3:::edit-this-bucket/raypipe/*",
     }
-    assert next(s for s in statements if s["Action"] == "s3:ListBucket")["Condition"]
+    # Of the bucket itself the names only. With a condition on the prefix S3 would answer 403 for an object
+    # that is not there, and to the question whether the bucket is.
+    assert [s["Action"] for s in statements if s["Resource"].endswith("bucket")] == ["s3:ListBucket"]
 
 
 def test_the_head_may_start_and_end_nodes_of_its_own_cluster(config: dict[str, Any]) -> None:
