@@ -15,7 +15,17 @@ import pytest
 
 from raypipe.chaos.processes import family
 from tests.support import ROOT
-from tests.support.doors import PUBLIC, Door, answered, doors, is_metrics, open_routes, refused, status
+from tests.support.doors import (
+    PUBLIC,
+    REFUSED,
+    Door,
+    answered,
+    doors,
+    is_metrics,
+    open_routes,
+    refused,
+    status,
+)
 from tests.support.one_node import TOKEN
 from tests.support.ray_routes import declared
 
@@ -46,29 +56,6 @@ def test_every_route_of_the_dashboard_asks_for_the_token(one_node, all_doors):
     assert status(dashboard, "GET", "/api/jobs/", TOKEN) == 200  # the right one is let in
     found = open_routes(dashboard, declared()["head"], WRONG)
     assert found.keys() <= PUBLIC, found
-
-
-def test_every_other_port_asks_for_the_token(all_doors):
-    known, spoke = declared(), {}
-    methods = [m for many in known["grpc"].values() for m in many]
-    for door in all_doors:
-        assert door.loopback, door
-        http = {code for code in (status(door, "POST", "/"), status(door, "GET", "/metrics")) if code}
-        if http == {200} and is_metrics(door):
-            spoke["metrics"] = door
-            continue
-        if http:
-            assert open_routes(door, known["agent"], WRONG).keys() <= PUBLIC, door
-            assert http <= {401, 403}, door
-            spoke["http"] = door
-            continue
-        for token in WRONG.values():
-            assert answered(door, methods, token) == {}, door
-        if refused(door, methods):
-            spoke[door.process] = door
-    assert {"metrics", "http"} < spoke.keys()
-    assert any("gcs_server" in name for name in spoke)
-    assert any("raylet" in name for name in spoke)
 
 
 def test_the_gcs_lets_the_right_token_in(all_doors):

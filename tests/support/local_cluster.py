@@ -30,7 +30,7 @@ def look(mark: str) -> dict[str, Any]:
     is_open = [str(r) for r in open_routes(head, known["head"], WRONG) if r not in PUBLIC]
     closed = []
     for door in found:
-        http = {code for code in (status(door, "POST", "/"), status(door, "GET", "/metrics")) if code}
+        http = {code for code in (status(door, "POST", "/x"), status(door, "GET", "/metrics")) if code}
         if not http:
             is_open += [f"{door.process}: {m}" for m in answered(door, methods)]
             closed += [door.process] * bool(refused(door, methods))
