@@ -17,11 +17,9 @@ from raypipe.chaos.processes import family
 from tests.support import ROOT
 from tests.support.doors import (
     PUBLIC,
-    REFUSED,
     Door,
     answered,
     doors,
-    is_metrics,
     open_routes,
     refused,
     status,
