@@ -109,6 +109,7 @@ PLANTS = [
         "apiVersion: ray.io/v1\n",
         "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a}\n---\napiVersion: ray.io/v1\n",
     ),
+    Plant("exposed-service", KUBE, "{containerPort: 8265,", "{containerPort: 8265, hostPort: 8265,"),
     # who may give work
     Plant("no-token-head", LOCAL, "    RAY_AUTH_MODE=token ", "    "),  # the first of the two is the head's
     Plant(
@@ -140,6 +141,9 @@ PLANTS = [
     # secrets
     setup("secret-in-file", "export WANDB_API_KEY=0123456789abcdef0123456789abcdef01234567"),
     setup("secret-in-file", f"aws configure set aws_access_key_id {KEY}"),
+    setup("secret-in-file", "echo | docker login -u me -p gh0stpass my.host"),
+    setup("secret-in-file", "aws configure set aws_secret_access_key gh0stpass"),
+    setup("secret-in-file", "\"curl -H 'Authorization: Bearer gh0stpass' -o a https://my.host/a\""),
     setup("secret-in-file", "git clone https://me:gh0stpass@git.host/me/repo ~/repo"),
     option("secret-in-file", "-e HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz"),
     Plant("secret-in-file", AWS, "--port=6379 --object", "--port=6379 --redis-password=hunter2 --object"),
@@ -267,6 +271,9 @@ PLANTS = [
     Plant("head-works", AWS, "resources: {CPU: 0}", "resources: {CPU: 8}"),
     Plant("head-works", LOCAL, " --num-cpus=0", ""),
     Plant("head-works", KUBE, '{num-cpus: "0"}', "{}"),
+    Plant("machine-left-out", LOCAL, "=0 RAY_enable_autoscaler_v2=0", "=0"),
+    Plant("zone-elsewhere", AWS, "availability_zone: us-west-2a ", "availability_zone: us-east-1a "),
+    Plant("zone-elsewhere", AWS, "efs.us-west-2.amazonaws.com", "efs.eu-west-1.amazonaws.com"),
     # commands
     setup("pipe-to-shell", "curl -LsSf https://host/install.sh | sh"),
     setup("pipe-to-shell", "wget -qO- https://host/install.sh | sudo -E bash -s"),
