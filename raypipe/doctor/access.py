@@ -69,7 +69,7 @@ def auth_mode(host: Host, _: Asked) -> Iterator[Finding]:
     if mode is None or mode == "token":
         yield ok("Ray authentication", "by token" if mode else "by token: raypipe turns it on")
     else:
-        fix = f"unset RAY_AUTH_MODE, or export RAY_AUTH_MODE=token on every node: {DANGER}"
+        fix = "unset RAY_AUTH_MODE, or export RAY_AUTH_MODE=token on every node: nobody is asked who they are"
         yield fail("Ray authentication", f"RAY_AUTH_MODE={mode}: jobs are taken from anybody", fix)
 
 
@@ -196,7 +196,7 @@ def _closed(name: str, what: str, answer: Answer) -> Iterator[Finding]:
     if answer.status in (401, 403):
         yield ok(name, f"{what} asks for the token")
     elif answer.status == 200:
-        fix = f"ray stop, and start it with RAY_AUTH_MODE=token: {DANGER}"
+        fix = "ray stop, and start it with RAY_AUTH_MODE=token"
         yield fail(name, f"{what} answers without a token: anybody who reaches it can run code", fix)
     else:
         yield warn(
