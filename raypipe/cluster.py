@@ -32,13 +32,17 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 
+# A local cluster needs no other machine. Ray takes loopback alone where it expects no other machine, as on
+# Windows and macOS; read once, when Ray is imported.
+_ON_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 
 @contextlib.contextmanager
 def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     """A connection to Ray: the cluster this process is already in, the one RAY_ADDRESS names, or a local one.
 
-    A local cluster listens on loopback only and asks for the token that Ray writes for this user;
-    it ends with the block. A cluster that was there before is left as it was.
+    A local cluster listens on loopback only, asks for the token that Ray writes for this user, and keeps its
+    session's folder to that user; it ends with the block. A cluster that was there before is left as it was.
 
     Args:
         quiet: keep the log lines of Ray and of its workers out of this terminal.
@@ -51,6 +55,7 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     local = "RAY_ADDRESS" not in os.environ
     if local and "ray" not in sys.modules:  # Ray reads its authentication mode once, when it is imported
         _turn_on_authentication()
+        os.environ.setdefault(*_ON_LOOPBACK)
     import ray
 
     if ray.is_initialized():
@@ -65,7 +70,7 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         options["address"] = os.environ["RAY_ADDRESS"]
     stop = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options)  # type: ignore[arg-type]
+        context = ray.init(**options)  # type: ignore[arg-type]
     except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
         remedy = (
             "check RAY_ADDRESS and the token"
@@ -75,6 +80,8 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         raise ServiceError(
             f"cannot connect to Ray: {str(fault).strip().splitlines()[0][:200]}", remedy
         ) from fault
+    if local:
+        _close_session_folder(context.address_info.get("session_dir"))
     _quiet_progress_bars()
     if stop is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # Ray put its own there, which ends the process with another code
@@ -253,6 +260,13 @@ def _turn_on_authentication() -> None:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as out:
             out.write(secrets.token_hex(32))
+
+
+def _close_session_folder(folder: str | None) -> None:
+    """Ray makes the folder of its logs and sockets writable for every user of the machine."""
+    if folder:
+        with contextlib.suppress(OSError):
+            os.chmod(folder, 0o700)
 
 
 def _autoscales() -> bool:
