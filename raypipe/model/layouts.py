@@ -60,7 +60,8 @@ def folder_of(path: str) -> Path:
     root = Path(local(path))
     if not root.is_dir():
         raise RequestError(
-            f"no such model folder: {root}", "give a training run's out= folder or a Hugging Face folder"
+            f"no such model folder: {root}",
+            "give a training run's out= folder or a Hugging Face folder; nothing is downloaded by its name",
         )
     if (root / "settings.json").exists() and not (root / "config.json").exists():
         Run.open(str(root), "train")

@@ -117,7 +117,7 @@ DEFAULTS = {
         "dashboard-public", "no-token-head", "no-token-worker", "role-by-ray", "ssh-open", "ray-version",
         "pip-unpinned", "head-works",
     },
-    "local": {"no-token-head", "no-token-worker", "head-works"},
+    "local": {"no-token-head", "no-token-worker", "head-works", "machine-left-out"},
 }  # fmt: skip
 
 
