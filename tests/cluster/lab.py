@@ -17,7 +17,7 @@ import boto3
 import botocore.exceptions
 import yaml
 
-from tests.cluster.hosts import HOME, Host, Network
+from tests.cluster.hosts import ENDS_WITH_US, HOME, Host, Network
 from tests.support import ROOT
 from tests.support.s3 import environment
 
@@ -27,6 +27,8 @@ STORE_BYTES = 200_000_000
 WAIT_S = 150.0
 # A dead host is noticed after five unanswered checks; Ray asks every three seconds unless told otherwise.
 HEALTH = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 "
+# A task that was running there is given up when its connection is: Ray looks after it every five minutes.
+KEEPALIVE = "RAY_grpc_client_keepalive_time_ms=30000 RAY_grpc_client_keepalive_timeout_ms=20000 "
 YAML = f"{HOME}/cluster.yaml"
 STEPS = 100
 FINETUNE = (
@@ -44,7 +46,7 @@ class Lab:
         self.begun, self.folder = time.monotonic(), folder
         # What `ray stop` on a host would end, if it reached the machine's processes.
         shutil.copy(shutil.which("sleep") or "/bin/sleep", folder / "raylet")
-        self.bystander = subprocess.Popen([folder / "raylet", "3600"])
+        self.bystander = subprocess.Popen([*ENDS_WITH_US, str(folder / "raylet"), "3600"])
         self.network = Network(folder)
         self.laptop = self.network.laptop
         self.s3_url = f"http://{self.laptop.address}:{S3_PORT}"
@@ -224,7 +226,7 @@ class Lab:
         del config["file_mounts"]["~/raypipe_source"]
         config["setup_commands"] = [c for c in config["setup_commands"] if "raypipe_venv" not in c]
         given = f"ray start --num-cpus={CPUS} --object-store-memory={STORE_BYTES}"
-        for kind, prefix in (("head", HEALTH), ("worker", "")):
+        for kind, prefix in (("head", KEEPALIVE + HEALTH), ("worker", KEEPALIVE)):
             commands = [c.replace("--num-cpus=0 ", "") for c in config[f"{kind}_start_ray_commands"]]
             config[f"{kind}_start_ray_commands"] = [
                 prefix + c.replace("ray start", given) if "ray start" in c else c for c in commands

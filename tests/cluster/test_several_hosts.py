@@ -43,6 +43,16 @@ def test_a_job_prepares_from_s3_to_s3(lab: Lab, prepared: str) -> None:
     assert verified(lab, prepared)["ok"]
 
 
+def test_a_folder_of_one_host_alone_is_refused(lab: Lab, prepared: str) -> None:
+    here = f"{HOME}/runs/here"
+    given = ("jobs/demo_finetune.yaml", f"mixture=[{{data: {prepared}}}]", "workers={num: 2, cpus: 2}")
+    ended = lab.laptop.run("raypipe", "submit", "train", *given, f"out={here}", check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert here in ended.stdout + ended.stderr
+    assert "(10.77.0.3)" in ended.stdout + ended.stderr
+    assert not (lab.workers["worker"].home / "runs").exists()
+
+
 def test_both_hosts_train(lab: Lab, plain: str) -> None:
     assert [row["step"] for row in losses(lab, plain)] == list(range(1, STEPS + 1))
     facts = manifest(lab, f"runs/{plain}")["facts"]
