@@ -42,8 +42,8 @@ VERBS = {
     "prepare": Verb("runs", "DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
     "plan": Verb(
         "machine",
-        "DATASET.yaml|EVALUATION.yaml [key=value ...]",
-        "what prepare or evaluate would do, take and cost; starts nothing",
+        "CONFIG.yaml|RUN [key=value ...] [cluster=FILE] [gpu=NAME] [gpu_gib=N] [mfu=X] [prices=FILE]",
+        "what a run would read, do, take and cost, and whether it can be scheduled; starts nothing",
     ),
     "train": Verb("runs", "STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
     "tune": Verb(
@@ -98,7 +98,7 @@ VERBS = {
     ),
     "doctor": Verb(
         "machine",
-        "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS]",
+        "[--data-root DIR [--datasets DIR]] [--eval-root DIR] [--out ADDRESS] [--judge URL|YAML]",
         "check this machine, a data root, or the benchmarks' files; each finding with its fix",
     ),
     "cluster": Verb(
@@ -155,7 +155,10 @@ class Request:
         found = [w for w in self.words if w.endswith((".yaml", ".yml"))]
         extra = [w for w in self.words if w not in found]
         if extra:
-            raise RequestError(f"'{extra[0]}' is neither a yaml file nor a key=value setting")
+            raise RequestError(
+                f"'{extra[0]}' is neither a yaml file nor a key=value setting",
+                "raypipe VERB FILE.yaml key=value ...; --key value means the same",
+            )
         if required and not found:
             raise RequestError(
                 "which settings? no yaml file is named", "see jobs/ and datasets/ for examples"
@@ -165,7 +168,9 @@ class Request:
     def nothing_left(self, verb: str, valid: list[str]) -> None:
         if self.settings:
             name = self.settings[0].partition("=")[0]
-            raise RequestError(f"{verb} has no option '{name}'", nearest(name, valid) if valid else "")
+            raise RequestError(
+                f"{verb} has no option '{name}'", nearest(name, valid) if valid else f"raypipe {verb} --help"
+            )
 
 
 def parse(argv: list[str], verb: str = "") -> Request:
@@ -187,7 +192,9 @@ def parse(argv: list[str], verb: str = "") -> Request:
             elif rest:
                 request.settings.append(f"{name}={rest.pop(0)}")
             else:
-                raise RequestError(f"{item} needs a value")
+                flags = [*FLAGS, *FLAGS_OF.get(verb, ())]
+                close = f", or did you mean one of --{', --'.join(flags)}?"
+                raise RequestError(f"{item} needs a value", f"{item} VALUE{close}")
         elif _is_setting(item):
             request.settings.append(item)
         else:

@@ -140,7 +140,8 @@ def _causes(fault: BaseException) -> list[BaseException]:
     for item in chain:
         failures = getattr(item, "worker_failures", None)
         inner = list(failures.values()) if isinstance(failures, dict) else []
-        inner += [getattr(item, "training_failed_error", None), getattr(item, "cause", None), item.__cause__]
+        held = ("training_failed_error", "controller_failure", "cause", "__cause__")
+        inner += [getattr(item, name, None) for name in held]
         chain += [c for c in inner if isinstance(c, BaseException) and c not in chain]
     return chain
 

@@ -69,6 +69,9 @@ def ending_of(fault: BaseException, command: Command) -> Ending:
     if isinstance(fault, ModuleNotFoundError):
         remedy = "activate raypipe's environment (. .venv/bin/activate) first, before ray start too"
         return Ending(5, f"{sys.executable} lacks the package '{fault.name}'", remedy, unexpected=True)
+    if isinstance(fault, ImportError):  # fsspec names the package of an address that it cannot open
+        said = (str(fault).strip().splitlines() or ["a package is missing"])[0]
+        return Ending(5, said[:300], f"install it into the environment of {sys.executable}", unexpected=True)
     if isinstance(fault, SystemExit):
         return Ending(fault.code if isinstance(fault.code, int) else 1, "", "")
     first = (str(fault).strip().splitlines() or [""])[0]

@@ -95,6 +95,37 @@ def nearest(name: str, valid: Iterable[str], shown: int = 12) -> str:
     "did you mean 'pope'? valid: gqa, pope"
     """
     choices = sorted(valid)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    close = _closest(name, choices)
     listed = ", ".join(choices[:shown]) + (", ..." if len(choices) > shown else "")
-    return (f"did you mean '{close[0]}'? " if close else "") + f"valid: {listed}"
+    return (f"did you mean '{close}'? " if close else "") + f"valid: {listed}"
+
+
+def _closest(name: str, choices: list[str]) -> str | None:
+    """The choice with the fewest slips of a key away; one that looks alike where that is too many."""
+    slips = {choice: _slips(name.lower(), choice.lower()) for choice in choices}
+    best = min(
+        choices, key=lambda c: (slips[c], -difflib.SequenceMatcher(None, name, c).ratio()), default=None
+    )
+    if best is not None and slips[best] <= max(1, len(name) // 4):
+        return best
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def _slips(one: str, other: str) -> int:
+    """Letters to add, leave out, change, or swap with their neighbour (optimal string alignment).
+
+    >>> _slips("smapling", "sampling"), _slips("frmes", "frames"), _slips("a", "b")
+    (1, 1, 1)
+    """
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            steps = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                steps = min(steps, before[j - 2] + 1)
+            row.append(steps)
+        before, last = last, row
+    return last[-1]

@@ -39,7 +39,7 @@ def check(path: str) -> tuple[int, dict[str, Any]]:
 
 
 def findings(file: ClusterFile) -> list[Finding]:
-    """All findings of a file; one that several places share (a yaml alias) is told once."""
+    """All findings of a file; a rule tells a place once, and what a yaml alias shares once."""
     from raypipe.cluster_files.ray_schema import ec2_findings, ray_findings, ray_version, with_defaults
 
     if file.kind == "kuberay":
@@ -49,5 +49,6 @@ def findings(file: ClusterFile) -> list[Finding]:
     view = View(file, config, ray_version())
     for rule in RULES:
         found += rule.findings(view)
-    once = {(f.rule, f.file, f.line, f.said): f for f in reversed(found)}
+    shared = {(f.rule, f.file, f.line, f.said): f for f in reversed(found)}
+    once = {(f.rule, f.file, f.place): f for f in shared.values()}
     return sorted(once.values(), key=lambda f: (f.file != file.path, f.file, f.line, f.severity, f.rule))

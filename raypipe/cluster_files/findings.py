@@ -11,6 +11,8 @@ from raypipe.cluster_files.places import Document, Place
 from raypipe.cluster_files.types import spelled
 from raypipe.cluster_files.view import Hit, View
 
+DEFAULT = " (Ray's default)"  # behind the place of what the file leaves to Ray
+
 
 class Severity(StrEnum):
     FAIL = "fail"  # a door that is open, or a cluster that cannot start
@@ -78,5 +80,5 @@ class At(NamedTuple):
         """What is not in the file itself comes from Ray's defaults, and is named so."""
         named = spelled(self.place)
         if self.place and self.place[:1] not in self.source.lines:
-            named += " (Ray's default)"
+            named += DEFAULT
         return Finding(rule, severity, self.file, self.source.line(self.place), named, said, fix)

@@ -143,10 +143,11 @@ def _object(source: Document) -> Iterator[Fault]:
     for key in ("apiVersion", "kind"):
         if not isinstance(value.get(key), str):
             yield WRONG, (key,), f"{key} is missing", f"{key}: ..., as every Kubernetes object has"
-    name = value.get("metadata", {}).get("name") if isinstance(value.get("metadata"), dict) else None
+    metadata = value.get("metadata") if isinstance(value.get("metadata"), dict) else {}
+    name = metadata.get("name", metadata.get("generateName"))
     if not isinstance(name, str):
         yield WRONG, ("metadata", "name"), "metadata.name is missing", "metadata: {name: ...}"
-    elif not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+    elif not re.fullmatch(r"[a-z0-9][-a-z0-9.]*", name):
         yield (
             WRONG,
             ("metadata", "name"),

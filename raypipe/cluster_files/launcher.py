@@ -14,7 +14,7 @@ ONE_TYPE = "local.cluster.node"  # Ray's name of the type of all machines of a l
 
 
 def launcher_types(path: str, source: Document) -> tuple[str, tuple[NodeType, ...]]:
-    """The provider's type, and the machines.
+    """The provider's type, and the machines; none where the file leaves them to Ray's defaults.
 
     Raises:
         RequestError: a part of the file does not have the form Ray wants, with the line.
@@ -27,7 +27,7 @@ def launcher_types(path: str, source: Document) -> tuple[str, tuple[NodeType, ..
         return kind, _local(top)
     declared = top.part("available_node_types")
     if not declared.value:
-        raise top.fault(("available_node_types",), "is missing: the file names no machines")
+        return kind, ()  # Ray has machines of its own for such a file
     head = top.take("head_node_type", str, "")
     if head not in declared.value:
         raise top.fault(("head_node_type",), f"'{head}' is not in available_node_types")

@@ -18,7 +18,7 @@ from raypipe.cluster_files.places import Place
 from raypipe.cluster_files.read import ClusterFile
 from raypipe.errors import nearest
 
-RAY, EC2 = "ray-schema", "ec2-model"
+RAY, EC2, WORD = "ray-schema", "ec2-model", "ec2-word"
 NOT_EC2 = ("SubnetIds",)  # Ray's own word; it picks one of them and takes the key away
 CHOSEN_BY_RAY = {"MinCount": 1, "MaxCount": 1}
 
@@ -30,13 +30,14 @@ def ray_version() -> str:
 
 def with_defaults(file: ClusterFile) -> dict[str, Any]:
     """A `ray up` file's document with Ray's defaults for what it leaves out; as it is where Ray has none."""
-    from ray.autoscaler._private.providers import _get_default_config
+    from ray.autoscaler._private.util import fillout_defaults
 
     document = copy.deepcopy(file.documents[0])
     try:
-        return {**_get_default_config(document["provider"]), **document}
-    except (NotImplementedError, KeyError, TypeError):
-        return document  # no provider of Ray's: its check says so
+        with _quiet(io.StringIO()):
+            return fillout_defaults(document)
+    except Exception:
+        return document  # Ray's own check says what it is
 
 
 def ray_findings(file: ClusterFile) -> list[Finding]:
@@ -105,7 +106,7 @@ def ec2_findings(file: ClusterFile) -> list[Finding]:
         for line in report.generate_report().splitlines() if report.has_errors() else []:
             found.append(_ec2_finding(at, line))
         for inside, said, fix in _enums(asked, shape, ()):
-            found.append(at._replace(place=(*place, *inside)).finding(EC2, Severity.FAIL, said, fix))
+            found.append(at._replace(place=(*place, *inside)).finding(WORD, Severity.WARN, said, fix))
     return found
 
 
@@ -133,7 +134,7 @@ def _ec2_finding(at: At, line: str) -> Finding:
 
 
 def _enums(value: Any, shape: Any, place: Place) -> Iterator[tuple[Place, str, str]]:
-    """Texts that are none of the words EC2 knows there; botocore leaves those to the server."""
+    """Texts that are none of the words this botocore knows there; EC2 may have newer machine types."""
     if shape.type_name == "structure" and isinstance(value, dict):
         for key, inner in value.items():
             if key in shape.members:

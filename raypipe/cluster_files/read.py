@@ -23,7 +23,8 @@ class ClusterFile:
     Attributes:
         path: as it was given.
         kind: the provider's type of a `ray up` file ("aws", "local", ...), or "kuberay".
-        node_types: the machines; none where a RayJob only names a cluster that is there already.
+        node_types: the machines; none where a RayJob names a cluster that is there already, or a `ray up`
+            file leaves the machines to Ray's defaults.
         documents: the plain data, a `ray up` file's one document or the Kubernetes objects.
         sources: the same documents with the lines of their values.
         policies: of an "aws" file, the IAM policies in `aws/` or `cluster/aws/` beside it: path and document.

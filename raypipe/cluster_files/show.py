@@ -6,6 +6,8 @@ import os
 import textwrap
 from typing import Any
 
+from raypipe.cluster_files.findings import DEFAULT
+
 WIDTH = 100
 
 
@@ -14,10 +16,13 @@ def text(result: dict[str, Any]) -> str:
     kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in result["findings"]:
         kinds.setdefault((row["severity"], row["rule"]), []).append(row)
-    width = max((len(rule) for _, rule in kinds), default=0)
+    rows = result["findings"]
+    width = max(
+        [len(row["rule"]) for row in rows] + [len(_where(row, result["file"])) for row in rows], default=0
+    )
     lines = []
-    for (severity, rule), rows in sorted(kinds.items(), key=lambda item: item[0][0]):
-        lines += ["", *_kind(severity, rule, rows, result["file"], width)]
+    for (severity, rule), found in sorted(kinds.items(), key=lambda item: item[0][0]):
+        lines += ["", *_kind(severity, rule, found, result["file"], width)]
     if lines:
         lines.append("")
     return "\n".join([_summary(result), *lines, *_to_edit(result)]).rstrip()
@@ -30,12 +35,15 @@ def _kind(severity: str, rule: str, rows: list[dict[str, Any]], path: str, width
             lines += _wrapped(row["said"], head)
             told, head = row["said"], " " * len(head)
         if row["place"] or row["file"] != path:
-            lines += _wrapped(row["place"] or "the file", f"        {_where(row, path):<{width}}  ")
+            place = row["place"].removesuffix(DEFAULT) or "the file"
+            lines += _wrapped(place, f"        {_where(row, path):<{width}}  ")
     fixes = dict.fromkeys(row["fix"] for row in rows if row["fix"])
     return [*lines, *(line for fix in fixes for line in _wrapped(fix, f"        {'fix':<{width}}  "))]
 
 
 def _where(row: dict[str, Any], path: str) -> str:
+    if row["place"].endswith(DEFAULT):
+        return "Ray's default"
     other = os.path.relpath(row["file"], os.path.dirname(path) or ".") + " " if row["file"] != path else ""
     return f"{other}line {row['line']}"
 

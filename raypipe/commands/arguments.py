@@ -20,7 +20,7 @@ def share(text: str | None) -> float | None:
     try:
         return None if text is None else float(text)
     except ValueError:
-        raise RequestError(f"'{text}' is not a share between 0 and 1") from None
+        raise RequestError(f"'{text}' is not a share between 0 and 1", "0.99, for example") from None
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -31,13 +31,14 @@ def print_report(report: dict[str, Any]) -> None:
 
 def whole_number(name: str, text: str | None) -> int:
     if text is None or not text.isdecimal() or int(text) < 1:
-        raise RequestError(f"{name}={text} is not a whole number of at least 1")
+        raise RequestError(f"{name}={text} is not a whole number of at least 1", f"{name}=3, for example")
     return int(text)
 
 
 def one_word(request: Request, what: str) -> str:
     if len(request.words) != 1:
-        raise RequestError(f"give exactly one {what}")
+        remedy = f"{what} is the out= folder of a run, here or at s3://bucket/prefix"
+        raise RequestError(f"give exactly one {what}", remedy)
     return request.words[0]
 
 

@@ -31,7 +31,10 @@ def ask(model: str, base: str | None, file: str, question: str, max_new_tokens: 
     with Sandbox(DecodeLimits()) as sandbox:
         medium = sandbox.decode(request)
     if isinstance(medium, Rejection):
-        raise RequestError(f"cannot show {path} to the model: {medium.reason}: {medium.detail}")
+        raise RequestError(
+            f"cannot show {path} to the model: {medium.reason}: {medium.detail}",
+            "name another image or video, or fetch the file again; ffprobe FILE says what it holds",
+        )
     way = Way(card.template, card.image_aspect, max_new_tokens)
     return _answer(model, base, medium, question, way)
 

@@ -24,12 +24,11 @@ from raypipe.model import original
 from raypipe.model.cards import CARD, Card, card_of, is_original, original_card
 from raypipe.model.families import FAMILIES, family_named, family_of
 from raypipe.model.family import Family
+from raypipe.model.layouts import PROJECTOR_FILE, Layout, body_of, folder_of, layout_of, towers_named
 from raypipe.model.llama_tokenizer import SPIECE, folder_tokenizer
 from raypipe.model.near import near_model
-from raypipe.model.original import Layout, layout_of
 from raypipe.model.pixels import Look
 from raypipe.settings import Sampling, StartParts, local
-from raypipe.store.run import Run
 from raypipe.text.chat import TEMPLATES, ChatEncoder, Protocol
 
 SPECIAL_TOKENS = (
@@ -77,32 +76,6 @@ class LoadedModel:
         return ChatEncoder(self.tokenizer, TEMPLATES[name], visual, protocol)
 
 
-def folder_of(path: str) -> Path:
-    """The model folder that a path means: a finished raypipe training run, or a folder of weights.
-
-    One at an address such as ``s3://bucket/prefix`` is fetched to this machine, once (see ``near``).
-
-    Raises:
-        RequestError: neither.
-        ServiceError: a remote storage or this machine's disk refused.
-    """
-    if "://" in path:
-        return near_model(path)
-    root = Path(local(path))
-    if not root.is_dir():
-        raise RequestError(
-            f"no such model folder: {root}", "give a training run's out= folder or a Hugging Face folder"
-        )
-    if (root / "settings.json").exists() and not (root / "config.json").exists():
-        Run.open(str(root), "train")
-        root = root / "model"
-    if not ((root / "config.json").exists() or (root / "adapter_config.json").exists()):
-        raise RequestError(
-            f"{root} holds neither config.json nor adapter_config.json", "name a folder with a model"
-        )
-    return root
-
-
 def asked_for(path: str, base: str | None) -> tuple[Path, Layout]:
     """The folder of a model and what it holds; whether it needs a base, its content says.
 
@@ -129,7 +102,7 @@ def parts_below(folder: Path, base: str | None) -> StartParts | None:
     """
     if base is None or layout_of(folder_of(base)) is not Layout.LANGUAGE_MODEL:
         return None
-    image, video = original.towers_named(original.body_of(folder), folder)
+    image, video = towers_named(body_of(folder), folder)
     return StartParts(
         language_model=base, image_tower=str(image), video_tower=str(video), projector=str(folder)
     )
@@ -220,7 +193,7 @@ def projector_place(path: str) -> Path:
     if "://" in path:
         return near_model(path)
     root = Path(local(path))
-    alone = root.is_file() or (root / original.PROJECTOR_FILE).exists()
+    alone = root.is_file() or (root / PROJECTOR_FILE).exists()
     return root if alone else folder_of(path)
 
 

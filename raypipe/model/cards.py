@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.errors import RequestError
-from raypipe.model import original
 from raypipe.model.family import Family
-from raypipe.model.original import ADAPTER_FILES
-from raypipe.model.weights import shapes, weight_files
+from raypipe.model.layouts import ADAPTER_FILES, body_of, weight_files
+from raypipe.model.weights import shapes
 from raypipe.settings import Rendition, Sampling
 
 CARD = "raypipe.json"
@@ -73,7 +72,7 @@ def original_card(folder: Path, family: Family, config: Any) -> Card:
     Raises:
         RequestError: in a way that raypipe does not know.
     """
-    aspect = original.body_of(folder).get("image_aspect_ratio") or "square"
+    aspect = body_of(folder).get("image_aspect_ratio") or "square"
     if aspect not in ("pad", "square"):
         raise RequestError(f"{folder}: image_aspect_ratio is '{aspect}'", "raypipe knows pad and square")
     return Card(

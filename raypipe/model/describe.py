@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.model import original
-from raypipe.model.build import asked_for, folder_of, hf_config, parts_below
+from raypipe.model.build import asked_for, hf_config, parts_below
 from raypipe.model.cards import Card, card_of, is_original, original_card
 from raypipe.model.families import family_of
-from raypipe.model.original import Layout
+from raypipe.model.family import Family
+from raypipe.model.layouts import Layout, folder_of
 from raypipe.model.pixels import Look
 from raypipe.records import fingerprint
 from raypipe.settings import Sampling, StartParts
@@ -35,6 +36,15 @@ def model_card(path: str, base: str | None = None) -> Card:
         RequestError: as ``describe_model``.
     """
     return _described(path, base)[0]
+
+
+def model_family(path: str, base: str | None = None) -> Family:
+    """The family alone.
+
+    Raises:
+        RequestError: as ``describe_model``.
+    """
+    return family_of(_described(path, base)[1])
 
 
 def model_look(path: str, base: str | None = None) -> Look:

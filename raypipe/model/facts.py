@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 BYTES = {"bf16": 2, "fp32": 4}
 MOST_HEADER = 100 << 20  # bytes
+_UNREADABLE = (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError)
 
 
 def parameters_of(folder: Path) -> int | None:
     """The number of weights in a folder's safetensors; None where it has none, or they cannot be read."""
-    total = 0
     files = sorted(folder.glob("*.safetensors"))
+    try:
+        return sum(math.prod(shape) for file in files for shape in _header(file).values()) if files else None
+    except _UNREADABLE:
+        return None
+
+
+def shapes_in(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of the tensors in those of the files that are safetensors and can be read."""
+    found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        try:
-            with open(file, "rb") as handle:
-                (length,) = struct.unpack("<Q", handle.read(8))
-                header: Any = json.loads(handle.read(length)) if length <= MOST_HEADER else None
-            total += sum(math.prod(t["shape"]) for n, t in header.items() if n != "__metadata__")
-        except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError):
-            return None
-    return total if files else None
+        if file.suffix == ".safetensors":
+            with contextlib.suppress(*_UNREADABLE):
+                found |= _header(file)
+    return found
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    with open(file, "rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header: Any = json.loads(handle.read(length)) if length <= MOST_HEADER else None
+    return {name: tuple(map(int, t["shape"])) for name, t in header.items() if name != "__metadata__"}
 
 
 def cache_bytes_per_token(folder: Path, precision: str) -> int | None:

@@ -75,17 +75,6 @@ class Family:
                 raise RequestError(f"rates: {self.name} has no part '{name}'", nearest(name, self.parts))
 
 
-def size_of(sizes: dict[str, Any], size: str, family: str) -> Any:
-    """The entry of a named size.
-
-    Raises:
-        RequestError: the family has no such size.
-    """
-    if size not in sizes:
-        raise RequestError(f"{family} has no size '{size}'", f"sizes: {', '.join(sizes)}")
-    return sizes[size]
-
-
 def project(projector: Any, hidden: Seen, width: int) -> tuple[Seen, torch.Tensor]:
     """Runs a projector once over all kinds together, over one row of zeros where there is nothing.
 

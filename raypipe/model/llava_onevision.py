@@ -18,7 +18,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from raypipe.model.family import Family, Seen, project, size_of
+from raypipe.model.family import Family, Seen, project
+from raypipe.model.sizes import ONEVISION_PARTS, ONEVISION_SIZES, ONEVISION_TOWERS, size_of
 from raypipe.records import MediumKind
 from raypipe.text.chat import VisualTokens
 
@@ -58,7 +59,7 @@ def frames(config: Any) -> int:
 
 def random(size: str, vocabulary: int) -> LlavaOnevisionConfig:
     """The configuration of a random LlavaOnevision; the placeholder ids come after the vocabulary."""
-    vision, text = size_of(SIZES, size, "llava_onevision")
+    vision, text = size_of(ONEVISION_SIZES, size, "llava_onevision")
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     return LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**vision, vision_use_head=False),
@@ -83,57 +84,12 @@ def _pooled(states_NTD: torch.Tensor, grid: int) -> torch.Tensor:
     return functional.interpolate(square, size=(half, half), mode="bilinear").flatten(2).transpose(1, 2)
 
 
-SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "tiny": (
-        {
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 28,
-            "patch_size": 14,
-        },
-        {
-            "hidden_size": 128,
-            "intermediate_size": 320,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 1024,
-            "initializer_range": 0.1,
-        },
-    ),
-    "7b": (
-        {
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 26,
-            "num_attention_heads": 16,
-            "image_size": 384,
-            "patch_size": 14,
-        },
-        {
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 32768,
-        },
-    ),
-}
-
 LLAVA_ONEVISION = Family(
     name="llava_onevision",
     model_type="llava_onevision",
     cls=LlavaOnevisionForConditionalGeneration,
-    parts={
-        "language_model": ("model.language_model.", "lm_head."),
-        "multi_modal_projector": ("model.multi_modal_projector.",),
-        "image_newline": ("model.image_newline",),
-        "vision_tower": ("model.vision_tower.",),
-    },
-    towers={MediumKind.IMAGE: "model.vision_tower", MediumKind.VIDEO: "model.vision_tower"},
+    parts=ONEVISION_PARTS,
+    towers=ONEVISION_TOWERS,
     see=see,
     connect=connect,
     visual=visual,

@@ -8,9 +8,7 @@ or from LanguageBind's published towers where they are named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +16,28 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from raypipe.errors import RequestError
+from raypipe.model.layouts import (
+    ADAPTER_FILES,
+    LANGUAGEBIND,
+    NON_LORA,
+    PROJECTOR_FILE,
+    Layout,
+    body_of,
+    layout_of,
+    tower_body,
+    vision_body,
+    weight_files,
+)
 from raypipe.model.towers import TemporalVisionConfig
 from raypipe.model.video_llava import TemporalVideoLlavaForConditionalGeneration, temporal_config
-from raypipe.model.weights import Source, empty, fill, put, shapes, weight_files
+from raypipe.model.weights import Source, empty, fill, put, shapes
 
-PROJECTOR_FILE, NON_LORA = "mm_projector.bin", "non_lora_trainables.bin"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 LAYERS = {"0.": "linear_1.", "2.": "linear_2."}  # of the projector: the reference's name, and ours
 PROJECTOR = "model.multi_modal_projector."
 TOWERS = {"image": "model.image_tower.", "video": "model.video_tower."}
-TOWERS_KEY = "raypipe_towers"  # in config.json: the towers' configs, where raypipe wrote the layout
 OTHER_HALF = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 DERIVED = ("rotary_emb.inv_freq", "embeddings.position_ids")  # made anew, not learned
 
-LANGUAGEBIND = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "projection_dim": 768,
-    "hidden_act": "gelu",
-}
 TEXT_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -68,50 +65,6 @@ _FIXED: dict[str, tuple[Any, ...]] = {  # what else the reference can do, and th
 }
 
 
-class Layout(StrEnum):
-    """What a folder holds."""
-
-    HF = "a model in the Hugging Face layout"
-    ORIGINAL = "a model in the original layout"
-    ADAPTER = "a LoRA adapter"
-    PROJECTOR = "a projector without its model"
-    LANGUAGE_MODEL = "a language model alone"
-    TOWER = "a vision tower alone"
-
-
-def layout_of(folder: Path) -> Layout:
-    """What a folder holds, by what is in it.
-
-    Raises:
-        RequestError: its config.json cannot be read.
-    """
-    if (folder / "adapter_config.json").exists():
-        return Layout.ADAPTER
-    body = body_of(folder)
-    if "mm_video_tower" in body or "mm_image_tower" in body:
-        alone = not weight_files(folder) and (folder / PROJECTOR_FILE).exists()
-        return Layout.PROJECTOR if alone else Layout.ORIGINAL
-    if body.get("model_type") == "llama":
-        return Layout.LANGUAGE_MODEL
-    clip = str(body.get("model_type", "")).lower().startswith(("clip", "languagebind"))
-    return Layout.TOWER if clip else Layout.HF
-
-
-def body_of(folder: Path) -> dict[str, Any]:
-    """config.json of a folder.
-
-    Raises:
-        RequestError: it is missing or damaged.
-    """
-    try:
-        body = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as fault:
-        raise RequestError(f"{folder}/config.json cannot be read: {fault}") from fault
-    if not isinstance(body, dict):
-        raise RequestError(f"{folder}/config.json is not a configuration")
-    return body
-
-
 def load_original(folder: Path, dtype: torch.dtype) -> Any:
     """A whole checkpoint of the reference, held once in memory.
 
@@ -136,7 +89,7 @@ def whole_config(folder: Path) -> Any:
     for name, allowed in _FIXED.items():
         if body.get(name, "linear" if name == "mm_projector_type" else None) not in allowed:
             raise RequestError(f"{folder}: {name} is {body.get(name)!r}; raypipe knows {allowed[0]!r} only")
-    towers = {kind: _tower_body(body, kind, folder) for kind in TOWERS}
+    towers = {kind: tower_body(body, kind, folder) for kind in TOWERS}
     return _config(
         _text_config(body, folder),
         towers["image"],
@@ -165,8 +118,8 @@ def parts_config(language_model: Path, image: Path, video: Path) -> Any:
     video_shapes = {k.removeprefix("vision_model."): s for k, s in shapes(weight_files(video)).items()}
     return _config(
         text,
-        _vision_body(image),
-        _vision_body(video),
+        vision_body(image),
+        vision_body(video),
         video_shapes,
         image_tower_name=str(image),
         video_tower_name=str(video),
@@ -226,22 +179,6 @@ def with_projector(model: Any, path: Path, dtype: torch.dtype) -> None:
     """
     names = [name for name, _ in model.named_parameters() if name.startswith(PROJECTOR)]
     fill(model, [projector_source(path)], dtype, names)
-
-
-def towers_named(body: dict[str, Any], folder: Path) -> tuple[Path, Path]:
-    """The folders of the image and the video tower that a config names.
-
-    Raises:
-        RequestError: they are not folders of this machine.
-    """
-    named = {kind: str(body.get(f"mm_{kind}_tower") or body.get(f"{kind}_tower_name")) for kind in TOWERS}
-    found = {kind: _folder_named(name, folder) for kind, name in named.items()}
-    if found["image"] is None or found["video"] is None:
-        raise RequestError(
-            f"{folder} wants the towers {named['image']} and {named['video']}, which are no folders here",
-            f"write the folders of the towers into {folder}/config.json, or name a whole model as model_base",
-        )
-    return found["image"], found["video"]
 
 
 def place_projector(key: str) -> str | None:
@@ -354,33 +291,3 @@ def _config(
         )
     except (TypeError, ValueError) as fault:
         raise RequestError(f"the towers' configuration is not of a CLIP: {str(fault)[:200]}") from fault
-
-
-def _tower_body(body: dict[str, Any], kind: str, folder: Path) -> dict[str, Any]:
-    """The configuration of a tower of a whole checkpoint, which holds its weights and not its shape."""
-    name = str(body.get(f"mm_{kind}_tower"))
-    written = body.get(TOWERS_KEY, {}).get(kind)
-    if written:
-        return dict(written)
-    found = _folder_named(name, folder)
-    if found is not None:
-        return _vision_body(found)
-    if name.rstrip("/").endswith(("LanguageBind_Image", "LanguageBind_Video_merge")):
-        return {**LANGUAGEBIND, "temporal": kind == "video"}
-    raise RequestError(
-        f"{folder}: the {kind} tower {name} is no folder here and not LanguageBind's; its shape is not known",
-        f"write the folder of the tower into {folder}/config.json as mm_{kind}_tower",
-    )
-
-
-def _vision_body(folder: Path) -> dict[str, Any]:
-    body = body_of(folder)
-    return dict(body.get("vision_config", body))
-
-
-def _folder_named(name: str, beside: Path) -> Path | None:
-    """A folder that a config names, from the working folder or from beside the config."""
-    for candidate in (Path(name).expanduser(), beside / name, beside.parent / name):
-        if name and (candidate / "config.json").exists():
-            return candidate.resolve()
-    return None

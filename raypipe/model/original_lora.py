@@ -15,8 +15,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from raypipe.errors import RequestError
-from raypipe.model.original import ADAPTER_FILES, NON_LORA, place_projector
-from raypipe.model.weights import shapes, tensors, weight_files
+from raypipe.model.layouts import ADAPTER_FILES, NON_LORA, weight_files
+from raypipe.model.original import place_projector
+from raypipe.model.weights import shapes, tensors
 
 SAVED = "multi_modal_projector"
 _LAYER = re.compile(r"^base_model\.model\.model\.(layers\..+\.(\w+))\.(lora_[AB])(?:\.default)?\.weight$")

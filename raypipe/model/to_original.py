@@ -16,17 +16,9 @@ import torch
 
 from raypipe.errors import RequestError
 from raypipe.model.build import LoadedModel
+from raypipe.model.layouts import LANGUAGEBIND, NON_LORA, PROJECTOR_FILE, TOWERS_KEY
 from raypipe.model.llama_tokenizer import SPIECE
-from raypipe.model.original import (
-    LANGUAGEBIND,
-    LAYERS,
-    NON_LORA,
-    PROJECTOR,
-    PROJECTOR_FILE,
-    TEXT_FIELDS,
-    TOWERS,
-    TOWERS_KEY,
-)
+from raypipe.model.original import LAYERS, PROJECTOR, TEXT_FIELDS, TOWERS
 from raypipe.model.video_llava import TemporalVideoLlavaConfig
 
 SHARD_BYTES = 9 * 2**30

@@ -28,9 +28,9 @@ from transformers.models.video_llava.modeling_video_llava import (
     VideoLlavaPreTrainedModel,
 )
 
-from raypipe.model.family import size_of
+from raypipe.model.sizes import VIDEO_SIZES, size_of
 from raypipe.model.towers import TemporalVisionConfig, TemporalVisionModel
-from raypipe.model.video_llava_hf import SIZES, VIDEO_LLAVA_HF
+from raypipe.model.video_llava_hf import VIDEO_LLAVA_HF
 
 IMAGE_TOWER, VIDEO_TOWER = "LanguageBind/LanguageBind_Image", "LanguageBind/LanguageBind_Video_merge"
 
@@ -122,7 +122,7 @@ def temporal_config(
 
 def random(size: str, vocabulary: int) -> TemporalVideoLlavaConfig:
     """The configuration of a random Video-LLaVA at a named size; shapes as those of ``video_llava_hf``."""
-    vision, text, shown = size_of(SIZES, size, "video_llava")
+    vision, text, shown = size_of(VIDEO_SIZES, size, "video_llava")
     shape = {**vision, "hidden_act": "gelu"}
     return temporal_config(
         LlamaConfig(**text, vocab_size=vocabulary, bos_token_id=1, eos_token_id=2, pad_token_id=0),

@@ -7,17 +7,11 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from raypipe.model.family import Family, Seen, project, size_of
+from raypipe.model.family import Family, Seen, project
 from raypipe.model.pixels import CLIP_MEAN, CLIP_STD
+from raypipe.model.sizes import VIDEO_PARTS, VIDEO_SIZES, VIDEO_TOWERS, size_of
 from raypipe.records import MediumKind
 from raypipe.text.chat import VisualTokens
-
-PARTS = {
-    "language_model": ("model.language_model.", "lm_head."),
-    "multi_modal_projector": ("model.multi_modal_projector.",),
-    "video_tower": ("model.video_tower.",),
-    "image_tower": ("model.image_tower.",),
-}
 
 
 def see(tower: Any, pixels_NCHW: torch.Tensor, kind: MediumKind, config: Any) -> torch.Tensor:
@@ -48,7 +42,7 @@ def random(size: str, vocabulary: int) -> VideoLlavaConfig:
     ``tiny`` trains on two CPU cores in a minute; ``7b`` has the shape of the published model. The
     two placeholder ids come after the tokenizer's vocabulary.
     """
-    vision, text, shown = size_of(SIZES, size, "video_llava")
+    vision, text, shown = size_of(VIDEO_SIZES, size, "video_llava")
     per_frame = (vision["image_size"] // vision["patch_size"]) ** 2
     return VideoLlavaConfig(
         vision_config=CLIPVisionConfig(**vision),
@@ -65,57 +59,12 @@ def random(size: str, vocabulary: int) -> VideoLlavaConfig:
     )
 
 
-SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
-    "tiny": (
-        {
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 28,
-            "patch_size": 14,
-            "projection_dim": 64,
-        },
-        {
-            "hidden_size": 128,
-            "intermediate_size": 320,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 1024,
-            "initializer_range": 0.1,  # wider than usual: with 0.02 so small a model learns nothing over time
-        },
-        8,
-    ),
-    "7b": (
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 224,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
-        {
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
-        },
-        8,
-    ),
-}
-
 VIDEO_LLAVA_HF = Family(
     name="video_llava_hf",
     model_type="video_llava",
     cls=VideoLlavaForConditionalGeneration,
-    parts=PARTS,
-    towers={MediumKind.IMAGE: "model.image_tower", MediumKind.VIDEO: "model.video_tower"},
+    parts=VIDEO_PARTS,
+    towers=VIDEO_TOWERS,
     see=see,
     connect=connect,
     visual=visual,

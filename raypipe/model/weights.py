@@ -6,7 +6,6 @@ Every key must find its place, with its shape, and every weight of the model its
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,35 +17,7 @@ from safetensors import safe_open
 
 from raypipe.errors import RequestError
 
-NAMES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
 SHOWN = 4  # keys that an error names
-
-
-def weight_files(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
-    """The files that hold a folder's weights, by its index where it has one; none where there are none.
-
-    Raises:
-        RequestError: a damaged index, or a file that it names is missing.
-    """
-    found = next((folder / name for name in names if (folder / name).exists()), None)
-    if found is None or found.suffix != ".json":
-        return [found] if found else []
-    try:
-        listed = sorted(set(json.loads(found.read_text())["weight_map"].values()))
-        if not all(isinstance(name, str) and Path(name).name == name for name in listed):
-            raise ValueError("it names files of other folders")
-    except (ValueError, KeyError, AttributeError, TypeError) as fault:
-        raise RequestError(f"{found} is not an index of weights: {fault}", "fetch it again") from fault
-    missing = [name for name in listed if not (folder / name).exists()]
-    if missing:
-        said = f"{len(missing)} of {len(listed)} files that {found.name} names are missing"
-        raise RequestError(f"{folder}: {said} ({_some(missing)})", "fetch the missing files")
-    return [folder / name for name in listed]
 
 
 def shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:

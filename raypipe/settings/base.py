@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from raypipe.errors import RequestError, nearest
 from raypipe.records import fingerprint
+from raypipe.settings.faults import Unfit, explain, in_yaml
 
 
 def how(default: Any = ..., **kwargs: Any) -> Any:
@@ -31,6 +32,19 @@ def later(default: Any, **kwargs: Any) -> Any:
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, given: Any) -> Any:
+        """Yaml reads yes and on as true, which would count as 1: an error budget of 100 %."""
+        for name, value in given.items() if isinstance(given, dict) else ():
+            info = cls.model_fields.get(name)
+            if isinstance(value, bool) and info is not None and _is_number(info.annotation):
+                raise Unfit(
+                    f"{name} takes a number, and yaml reads yes, no, on and off as true and false",
+                    f"write the number: {name}={0 if info.is_required() else info.default}",
+                )
+        return given
 
 
 S = TypeVar("S", bound=Settings)
@@ -58,7 +72,7 @@ def build(kind: type[S], data: dict[str, Any], where: str) -> S:
     try:
         return kind.model_validate(data)
     except pydantic.ValidationError as fault:
-        raise RequestError(*_explain(kind, fault, where)) from None
+        raise RequestError(*explain(kind, fault, where)) from None
 
 
 def identity(settings: Settings) -> str:
@@ -90,6 +104,11 @@ def _identity_of(settings: Settings) -> dict[str, Any]:
             value = [_identity_of(v) if isinstance(v, Settings) else v for v in value]
         out[name] = value
     return out
+
+
+def _is_number(annotation: Any) -> bool:
+    choices = (annotation, *getattr(annotation, "__args__", ()))
+    return any(c in (int, float) for c in choices) and bool not in choices
 
 
 def _is_later(info: Any) -> bool:
@@ -132,9 +151,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RequestError(f"no such settings file: {path}", _near_files(path)) from None
     except (OSError, UnicodeDecodeError) as fault:
-        raise RequestError(f"cannot read {path}: {fault}") from None
-    except (yaml.YAMLError, RecursionError) as fault:
-        raise RequestError(f"{path} is not valid yaml: {' '.join(str(fault).split())[:200]}") from None
+        said = getattr(fault, "strerror", None) or fault
+        raise RequestError(f"cannot read {path}: {said}", "name a file of plain yaml text") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as fault:
+        line, problem, remedy = in_yaml(fault)
+        place = f"{path}, line {line}" if line else str(path)
+        raise RequestError(f"{place}: not valid yaml: {problem}", remedy) from None
     if not isinstance(data, dict):
         raise RequestError(f"{path} does not hold settings", "write one 'key: value' a line")
     return data
@@ -143,8 +165,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _value(text: str, item: str) -> Any:
     try:
         return yaml.load(text, PlainLoader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, RecursionError) as fault:
-        raise RequestError(f"'{item}' is not valid yaml: {' '.join(str(fault).split())[:200]}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as fault:
+        remedy = "close what is opened, and quote the whole for the shell: 'name=[a, b]'"
+        raise RequestError(f"'{item}': not valid yaml: {in_yaml(fault)[1]}", remedy) from None
 
 
 def _near_files(path: Path) -> str:
@@ -158,31 +181,7 @@ def _set(data: dict[str, Any], keys: list[str], value: Any, item: str) -> None:
             data[key] = {}
         data = data[key]
         if not isinstance(data, dict):
-            raise RequestError(f"'{item}': {key} is not a group of settings")
+            raise RequestError(
+                f"'{item}': {key} is not a group of settings", f"{key} is one value: {key}=..."
+            )
     data[keys[-1]] = value
-
-
-def _explain(kind: type[Settings], fault: pydantic.ValidationError, where: str) -> tuple[str, str]:
-    faults = fault.errors()
-    first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    place = ".".join(str(p) for p in first["loc"])
-    if first["type"] == "extra_forbidden":
-        valid = _fields_at(kind, first["loc"][:-1])
-        return f"{where}: unknown setting '{place}'", nearest(str(first["loc"][-1]), valid)
-    if first["type"] == "missing":
-        return f"{where}: setting '{place}' is missing", f"add {place}=... or a line '{place}: ...'"
-    said = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
-    of = f"setting '{place}': " if place else ""
-    return f"{where}: {of}{said}{got}", ""
-
-
-def _fields_at(kind: Any, loc: tuple[Any, ...]) -> list[str]:
-    for step in loc:
-        if not isinstance(step, str) or step not in getattr(kind, "model_fields", {}):
-            continue
-        kind = kind.model_fields[step].annotation
-        for choice in getattr(kind, "__args__", ()):
-            if isinstance(choice, type) and issubclass(choice, Settings):
-                kind = choice
-    return list(getattr(kind, "model_fields", {}))

@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from raypipe.settings.base import Settings, how, later
+from raypipe.settings.faults import Unfit
 
 
 class Sampling(Settings):
@@ -27,7 +28,7 @@ class Sampling(Settings):
     @pydantic.model_validator(mode="after")
     def _bounds(self) -> Sampling:
         if self.min_frames > self.max_frames:
-            raise ValueError("min_frames is larger than max_frames")
+            raise Unfit("min_frames is larger than max_frames", "raise sampling.max_frames")
         return self
 
 

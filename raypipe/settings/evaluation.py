@@ -9,6 +9,7 @@ from pydantic import Field
 
 from raypipe.settings.base import Settings, how, later
 from raypipe.settings.data import DecodeLimits, Rendition, Sampling
+from raypipe.settings.faults import Unfit
 from raypipe.settings.judge import JudgeSettings
 from raypipe.settings.served import ServedSettings
 
@@ -61,15 +62,21 @@ class EvaluateSettings(Settings):
     def _range(cls, value: int | str) -> int | str:
         low, high = _bounds(value)
         if not 1 <= low <= high:
-            raise ValueError('a number of at least 1, or a range such as "1-8"')
+            raise Unfit('a number of at least 1, or a range such as "1-8"', "actors=8, or actors=1-8")
         return value
 
     @pydantic.model_validator(mode="after")
     def _served(self) -> EvaluateSettings:
         if (self.engine == "served") != (self.served is not None):
-            raise ValueError("engine=served goes with a group served: that has a base_url, and with no other")
+            raise Unfit(
+                "engine=served goes with a group served: that has a base_url, and with no other",
+                "engine=served served.base_url=http://127.0.0.1:8000/v1",
+            )
         if self.served is not None and (self.protocol == "reference" or self.model_base):
-            raise ValueError("a served model has its own template: no protocol=reference, and no model_base")
+            raise Unfit(
+                "a served model has its own template: no protocol=reference, and no model_base",
+                "leave them out, or give the weights: engine=local model=FOLDER",
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ import pydantic
 from pydantic import Field
 
 from raypipe.settings.base import Settings, how
+from raypipe.settings.faults import Unfit
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEYS = ("key", "api_key", "apikey", "token", "secret")
@@ -68,15 +69,18 @@ def without_secrets(given: Any) -> Any:
     if not isinstance(given, dict):
         return given
     if any(name in given for name in _KEYS):
-        raise ValueError(
-            "a key is never given as a setting, where process lists and files show it: "
-            "write it to a file and set key_file, or export it and name the variable in key_env"
+        raise Unfit(
+            "a key is never given as a setting, where process lists and files show it",
+            "write it to a file (chmod 600) and set key_file, or export it and name the variable in key_env",
         )
     variable = given.get("key_env")
     if isinstance(variable, str) and not _VARIABLE.fullmatch(variable):
-        raise ValueError("key_env is the name of a variable, not the key itself")
+        raise Unfit("key_env is the name of a variable, not the key itself", "key_env=OPENAI_API_KEY")
     if _holds_credentials(given.get("base_url")):
-        raise ValueError("base_url holds credentials; write the key to a file and set key_file")
+        raise Unfit(
+            "base_url holds a key or another credential",
+            "write the key to a file (chmod 600) and set key_file",
+        )
     return given
 
 

@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from raypipe.settings.base import S, Settings, how, local
+from raypipe.settings.faults import Unfit
 
 
 class StartParts(Settings):
@@ -37,7 +38,10 @@ class Start(Settings):
     @pydantic.model_validator(mode="after")
     def _one(self) -> Start:
         if sum(way is not None for way in (self.model, self.parts, self.random)) != 1:
-            raise ValueError("name exactly one of start.model, start.parts and start.random")
+            raise Unfit(
+                "name exactly one of start.model, start.parts and start.random",
+                "one of them is in the yaml; take it away with start.model=null",
+            )
         return self
 
 
@@ -81,7 +85,7 @@ class Sharding(Settings):
     @pydantic.model_validator(mode="after")
     def _stage(self) -> Sharding:
         if self.offload_parameters and self.zero != 3:
-            raise ValueError("offload_parameters needs zero: 3")
+            raise Unfit("offload_parameters needs zero: 3", "deepspeed.zero=3")
         return self
 
 
@@ -100,7 +104,7 @@ class Workers(Settings):
     @pydantic.model_validator(mode="after")
     def _range(self) -> Workers:
         if self.min_num is not None and self.min_num > self.num:
-            raise ValueError("min_num is larger than num")
+            raise Unfit("min_num is larger than num", "raise workers.num, or lower workers.min_num")
         return self
 
 
@@ -135,7 +139,7 @@ class Validation(Settings):
     @pydantic.model_validator(mode="after")
     def _root(self) -> Validation:
         if self.benchmarks and self.eval_root is None:
-            raise ValueError("validation.benchmarks need validation.eval_root")
+            raise Unfit("validation.benchmarks need validation.eval_root", "validation.eval_root=DIR")
         return self
 
 

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 
 from raypipe.errors import RequestError, nearest
 from raypipe.settings.base import Settings, build, how, load
+from raypipe.settings.faults import Unfit, names_of
 from raypipe.settings.stage import StageSettings
 
 WAYS = ("choice", "grid", "uniform", "loguniform", "randint")
@@ -29,13 +30,13 @@ class Axis(Settings):
     @pydantic.model_validator(mode="after")
     def _one(self) -> Axis:
         if sum(getattr(self, way) is not None for way in WAYS) != 1:
-            raise ValueError(f"name exactly one of {', '.join(WAYS)}")
+            raise Unfit(f"name exactly one of {', '.join(WAYS)}", "space.NAME={choice: [1, 2]}, for example")
         for way in ("uniform", "loguniform", "randint"):
             ends = getattr(self, way)
             if ends is not None and not (all(map(math.isfinite, ends)) and ends[0] < ends[1]):
-                raise ValueError(f"{way} goes from a smaller number to a larger one")
+                raise Unfit(f"{way} goes from a smaller number to a larger one", f"{way}: [1.0e-5, 1.0e-3]")
         if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise ValueError("loguniform goes over positive numbers")
+            raise Unfit("loguniform goes over positive numbers", "loguniform: [1.0e-5, 1.0e-3]")
         return self
 
     @property
@@ -147,18 +148,6 @@ def check_space(settings: TuneSettings, stage: StageSettings) -> None:
             )
         for value in axis.examples():
             with_values(stage, {name: value}, f"tune: space: {name}={value}")
-
-
-def names_of(kind: type[Settings], prefix: str = "") -> list[str]:
-    """Every setting of a class by dotted name; of a group its members, too."""
-    out: list[str] = []
-    for name, info in kind.model_fields.items():
-        out.append(prefix + name)
-        choices = [info.annotation, *getattr(info.annotation, "__args__", ())]
-        for group in (c for c in choices if isinstance(c, type) and issubclass(c, Settings)):
-            if info.annotation is group or type(None) in choices:  # not the members of a list
-                out += names_of(group, f"{prefix}{name}.")
-    return out
 
 
 def _flat(value: Any, whole: Any, prefix: str = "") -> Any:

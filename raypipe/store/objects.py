@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import fsspec
 from botocore import exceptions as boto
 
-from raypipe.errors import ServiceError
+from raypipe.errors import RequestError, ServiceError
 from raypipe.store.disk import write_parts
 
 TRIES = 5  # of an operation
@@ -64,7 +64,10 @@ class Objects:
             if self._on_s3:
                 retries = {"mode": "standard", "total_max_attempts": REQUEST_TRIES}
                 options = {"use_listings_cache": False, "config_kwargs": {"retries": retries}}
-            fs = fsspec.core.url_to_fs(self._root, **options)[0]
+            try:
+                fs = fsspec.core.url_to_fs(self._root, **options)[0]
+            except ValueError as fault:  # a protocol that fsspec does not know
+                raise RequestError(f"{self._root}: {fault}", "name a folder, or s3://bucket/prefix") from None
             if self._on_s3:
                 fs.retries = 1  # a third layer of tries would multiply the other two
             self._made = (os.getpid(), fs)

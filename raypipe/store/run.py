@@ -101,7 +101,10 @@ class Run:
             raise RequestError(f"not a run folder: {run.store.root}", "give the out= folder of a raypipe run")
         run.check_version()
         if kind and run.kind != kind:
-            raise RequestError(f"{run.store.root} is a {run.kind} run, not a {kind} run")
+            raise RequestError(
+                f"{run.store.root} is of {run.kind}, and this takes a run of {kind}",
+                f"give the out= folder of raypipe {kind}",
+            )
         if complete and not run.complete:
             raise RequestError(
                 f"{run.store.root} is not finished", f"run the same {run.kind} command again; it continues"
@@ -116,7 +119,12 @@ class Run:
         """
         there = self.settings
         self.check_version()
-        if there.get("kind") != kind or there.get("identity") != identity(settings):
+        if there.get("kind") != kind:
+            raise RequestError(
+                f"{self.store.root} holds a run of {there.get('kind')}, and this is one of {kind}",
+                "name another out=, or remove that folder to start over",
+            )
+        if there.get("identity") != identity(settings):
             changed = _changed(there.get("settings", {}), settings.model_dump(mode="json"), settings)
             raise RequestError(
                 f"{self.store.root} holds another {there.get('kind')} run (differs in: {changed})",

@@ -12,13 +12,12 @@ import numpy as np
 
 from raypipe.errors import RequestError
 from raypipe.model.build import LoadedModel
-from raypipe.records import MediumKind, Sample
+from raypipe.records import MediumKind
 from raypipe.settings import StageSettings
-from raypipe.text.chat import IGNORE, ChatError, Encoded
+from raypipe.text.chat import Encoded
+from raypipe.train.fitting import NOTHING, Fitting
 from raypipe.train.mixture import Mixture
 
-# What stands for a sample that is dropped, and on a rank without rows: two positions, nothing learned.
-NOTHING = Encoded((0, 0), (IGNORE, IGNORE))
 MOST_THREADS = 16
 TOGETHER = 2  # samples that a thread decodes before it says so
 
@@ -79,7 +78,7 @@ class Examples:
         self.chat = loaded.chat(settings.template, settings.protocol)
         self.look = loaded.look(settings.image_aspect, settings.pixels)
         self._frames = loaded.family.frames(loaded.config)
-        self._placeholders = {v.token_id for v in self.chat.visual.values()}
+        self._fitting = Fitting(self.chat, settings)
         self._tokens = np.zeros(len(mixture), np.int32)  # 0: not counted yet
         cores = int(settings.workers.cpus)
         # One more than cores: a core is not idle while a thread waits for the interpreter.
@@ -137,7 +136,7 @@ class Examples:
         """All of an example but its pictures."""
         sample = self.mixture.sample(number)
         self.reading(sample.id)
-        encoded, cut, fault = self._fitted(sample)
+        encoded, cut, fault = self._fitting.fitted(sample)
         if fault:
             return _Draft(number, sample.id, encoded, cut, fault)
         media = []
@@ -165,26 +164,8 @@ class Examples:
             pixels.append((kind, room))
         return Example(draft.number, draft.id, draft.encoded, tuple(pixels), draft.cut, draft.fault)
 
-    def _fitted(self, sample: Sample) -> tuple[Encoded, bool, str]:
-        """Ids and labels within ``max_tokens``, whether they were cut, and why nothing is learned of it."""
-        try:
-            encoded = self.chat.training(sample.turns, sample.kinds)
-        except ChatError as fault:
-            return NOTHING, False, f"cannot be trained on: {fault.detail}"
-        most = self.max_tokens
-        if len(encoded) <= most:
-            return encoded, False, ""
-        if self._settings.over_length == "drop":
-            return NOTHING, False, f"{len(encoded)} tokens, more than max_tokens={most}"
-        if any(i in self._placeholders for i in encoded.ids[most:]):
-            return NOTHING, False, f"its media do not fit into max_tokens={most}"
-        short = encoded.cut(most)
-        if not short.learned:
-            return NOTHING, False, f"no answer is left within max_tokens={most}"
-        return short, True, ""
-
     def _count(self, number: int) -> int:
-        return len(self._fitted(self.mixture.sample(number))[0])
+        return len(self._fitting.fitted(self.mixture.sample(number))[0])
 
     def _mirrored(self, id: str, epoch: int) -> bool:
         chance = self._settings.flip

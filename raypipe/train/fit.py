@@ -60,8 +60,9 @@ def fit(plan: StagePlan, settings: StageSettings, tell: Tell, stop: Stop | None 
 
 def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str, stop: Stop | None) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
+    from raypipe.train.meeting import Meeting
     from raypipe.train.monitor import Failures
     from raypipe.train.worker import on_worker
 
@@ -71,7 +72,7 @@ def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str, st
     return (trainer_that_stops(stop) if stop else TorchTrainer)(
         on_worker,
         train_loop_config={"plan": plan, "settings": settings.model_dump(mode="json"), "board": board},
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo", timeout_s=patience),
+        torch_config=Meeting(backend="nccl" if workers.gpus else "gloo", timeout_s=patience),
         scaling_config=ScalingConfig(
             num_workers=(workers.min_num, workers.num) if workers.min_num else workers.num,
             use_gpu=bool(workers.gpus),

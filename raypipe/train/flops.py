@@ -7,13 +7,14 @@ learns: 4 frozen, 6 learning. What is before everything that learns costs 2. Rec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from raypipe.records import MediumKind
+
+if TYPE_CHECKING:
+    import torch
 
 COUNTED = (
     "model FLOPs: per token 4 a frozen and 6 a learning weight (lookups left out, the output layer at every "
@@ -64,15 +65,52 @@ def flops_of(model: Any, family: Any, config: Any, parts: Iterable[str], lora: b
         model: the model or PEFT's wrapper around it; only names and shapes are used.
         parts: the parts that learn (``rates``); under LoRA the language model itself is frozen.
     """
-    learns = set(parts) - ({"language_model"} if lora else set())
+    text, vision = config.text_config, config.vision_config
+    tied = getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False)
+    shapes = (  # ZeRO-3 leaves an empty tensor behind
+        (name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+        for name, parameter in _parameters(model, family)
+    )
+    return counted(
+        shapes,
+        {kind: family.part_of(f"{path}.") for kind, path in family.towers.items()},
+        family.part_of,
+        set(parts) - ({"language_model"} if lora else set()),
+        tied=bool(tied),
+        text=(
+            text.num_attention_heads * (getattr(text, "head_dim", None) or _head(text)),
+            text.num_hidden_layers,
+        ),
+        tower=(
+            (vision.image_size // vision.patch_size) ** 2 + 1,
+            vision.hidden_size,
+            vision.num_hidden_layers,
+        ),
+    )
+
+
+def counted(
+    shapes: Iterable[tuple[str, tuple[int, ...]]],
+    towers: Mapping[MediumKind, str],
+    part_of: Callable[[str], str],
+    learns: set[str],
+    *,
+    tied: bool,
+    text: tuple[int, int],
+    tower: tuple[int, int, int],
+) -> Flops:
+    """The costs by the names and shapes of all parameters, adapters too.
+
+    Args:
+        towers: kind of medium -> the part that is its tower.
+        learns: parts that learn in full.
+        tied: words and logits share one weight.
+        text: of the language model: width of all heads, layers.
+        tower: tokens of a frame, width, layers.
+    """
     sizes: dict[str, float] = {}
     adapters = 0
-    towers = {kind: family.part_of(f"{path}.") for kind, path in family.towers.items()}
-    tied = getattr(config, "tie_word_embeddings", False) or getattr(
-        config.text_config, "tie_word_embeddings", False
-    )
-    for name, parameter in _parameters(model, family):
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty tensor behind
+    for name, shape in shapes:
         if len(shape) < 2 or "original_module" in name:
             continue
         count = math.prod(shape)
@@ -84,7 +122,7 @@ def flops_of(model: Any, family: Any, config: Any, parts: Iterable[str], lora: b
         looked_up = "position" in plain or "embeddings.class" in plain or "temporal_embedding" in plain
         if looked_up or ("embed_tokens" in plain and not tied):
             continue
-        part = family.part_of(plain)
+        part = part_of(plain)
         sizes[part] = sizes.get(part, 0.0) + count
     towers_learn = bool(learns & set(towers.values()))
     connector = sum(
@@ -92,22 +130,20 @@ def flops_of(model: Any, family: Any, config: Any, parts: Iterable[str], lora: b
         for part, size in sizes.items()
         if part not in towers.values() and part != "language_model"
     )
-    text, vision = config.text_config, config.vision_config
-    width = text.num_attention_heads * (getattr(text, "head_dim", None) or _head(text))
-    patches = (vision.image_size // vision.patch_size) ** 2 + 1
+    patches, hidden, layers = tower
     frame = {
         kind: patches
         * (
             (6 if name in learns else 2) * sizes.get(name, 0.0)
             + connector
-            + (12 if name in learns else 4) * patches * vision.hidden_size * vision.num_hidden_layers
+            + (12 if name in learns else 4) * patches * hidden * layers
         )
         for kind, name in towers.items()
     }
     return Flops(
         token=(6 if "language_model" in learns else 4) * sizes.get("language_model", 0.0),
         lora=6.0 * adapters,
-        attention=6.0 * width * text.num_hidden_layers,  # half of 2 products, forward and twice backward
+        attention=6.0 * text[0] * text[1],  # half of 2 products, forward and twice backward
         frame=frame,
     )
 
@@ -134,6 +170,8 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> tuple[float | None, str
 
     A device that the table does not know, or another number format than bf16, is measured by a short matmul.
     """
+    import torch  # what only counts does without
+
     if device.type != "cuda":
         return None, "no peak is known of a CPU"
     name = torch.cuda.get_device_name(device)
@@ -146,6 +184,8 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> tuple[float | None, str
 
 
 def _measured(device: torch.device, dtype: torch.dtype, side: int = 4096, times: int = 10) -> float:
+    import torch
+
     left = torch.randn(side, side, device=device, dtype=dtype)
     for _ in range(3):
         left @ left

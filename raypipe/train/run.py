@@ -14,6 +14,7 @@ from raypipe.store.journal import join, newest
 from raypipe.store.run import FileEntry, Manifest, Run
 from raypipe.train import scored
 from raypipe.train.board import Watched
+from raypipe.train.checks import check_start
 from raypipe.train.curves import PICTURE, picture, validation_rows
 from raypipe.train.fit import fit, interruptibly
 from raypipe.train.metrics import METRICS
@@ -46,6 +47,8 @@ def train(
     check_validation(settings)
     settings = located(settings)
     plan = plan_stage(settings)
+    if not Run(settings.out).complete:  # what a finished stage started from may be gone
+        check_start(settings)
     run = Run.start(settings.out, "train", settings)
     if not run.complete:
         least = settings.workers.min_num or settings.workers.num

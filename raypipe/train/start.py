@@ -10,11 +10,9 @@ from raypipe.errors import RequestError
 from raypipe.model.build import LoadedModel, from_parts, load_model, random_model, with_projector
 from raypipe.model.families import family_named
 from raypipe.settings import StageSettings
-from raypipe.text.chat import TEMPLATES
-from raypipe.text.tokenizer import SPECIAL, train_tokenizer
+from raypipe.train.learns import saved_parts
 from raypipe.train.mixture import Mixture
-
-PROJECTOR = "multi_modal_projector"
+from raypipe.train.start_outline import random_tokenizer
 
 
 def build_model(settings: StageSettings, mixture: Mixture) -> LoadedModel:
@@ -34,19 +32,14 @@ def build_model(settings: StageSettings, mixture: Mixture) -> LoadedModel:
         from raypipe.model.lora import add_lora
 
         torch.manual_seed(settings.seed)
-        loaded = add_lora(loaded, settings.lora, _saved_parts(settings), _base(settings))
+        loaded = add_lora(loaded, settings.lora, saved_parts(settings), _base(settings))
     return loaded
 
 
 def _started(settings: StageSettings, mixture: Mixture) -> LoadedModel:
     start = settings.start
     if start.random is not None:
-        texts = [t.system for t in TEMPLATES.values()] + ["USER: ASSISTANT:"] * 8
-        texts += [t for number in range(min(len(mixture), 20000)) for t in mixture.texts(number)]
-        spelled = TEMPLATES[family_named(start.family).template].tokens
-        # In this order a model's ids of padding, begin and end are 0, 1 and 2 (see the families' random).
-        special = SPECIAL if set(spelled) <= set(SPECIAL) else ("<|endoftext|>", *spelled)
-        tokenizer = train_tokenizer([f" {t}" for t in texts], special=special)
+        tokenizer = random_tokenizer(family_named(start.family).template, mixture)
         return random_model(start.random, tokenizer, start.seed, start.family)
     if start.parts is not None:
         return from_parts(start.parts, start.seed, settings.precision)
@@ -60,13 +53,6 @@ def _started(settings: StageSettings, mixture: Mixture) -> LoadedModel:
         loaded = replace(loaded, model=loaded.model.merge_and_unload())
         loaded.model.requires_grad_(True)
     return loaded
-
-
-def _saved_parts(settings: StageSettings) -> list[str]:
-    """Parts that are saved with the adapter: what learns, and a projector that its base does not hold."""
-    start = settings.start
-    elsewhere = start.parts or start.projector or start.model_base
-    return list(dict.fromkeys([*settings.rates, *([PROJECTOR] if elsewhere else [])]))
 
 
 def _base(settings: StageSettings) -> str:

@@ -189,9 +189,8 @@ def test_this_machine(capsys, monkeypatch, tmp_path):
     code, result = doctor(capsys)
     assert time.monotonic() - start < 10
     findings = {f["check"]: f for f in result["findings"]}
-    assert list(findings) == [
-        *["python", "packages", "CPUs", "decoders", "decode child", "disk", "shared memory", "Ray token"]
-    ]
+    assert list(findings)[:2] == ["python", "packages"]  # in the order of the checks, whichever ends first
+    assert len(findings) >= 28
     for check in ("python", "decoders", "decode child", "Ray token"):
         assert findings[check]["level"] == "ok", findings[check]
     assert all(f["fix"] for f in result["findings"] if f["level"] != "ok")
@@ -227,8 +226,8 @@ def test_what_is_wrong_with_a_machine_is_found(breaks, monkeypatch, tmp_path, ca
     check, fix = breaks(monkeypatch, tmp_path)
     code, result = doctor(capsys)
     assert code == 5
-    found = [f for f in result["findings"] if f["level"] == "fail"]
-    assert [f["check"] for f in found] == [check]
+    found = [f for f in result["findings"] if f["level"] == "fail" and f["check"] == check]
+    assert len(found) == 1, result["findings"]
     assert fix in found[0]["fix"]
 
 
@@ -236,8 +235,7 @@ def test_a_store_is_tried_and_left_as_it_was(tmp_path, capsys):
     (tmp_path / "there").mkdir()
     for out in (tmp_path / "there", tmp_path / "new/er"):
         code, result = doctor(capsys, "--out", str(out))
-        assert result["findings"][-1]["check"] == "store"
-        assert result["findings"][-1]["level"] == "ok"
+        assert [f["level"] for f in result["findings"] if f["check"] == "store"] == ["ok"]
         assert code in (0, 5)  # the store is well; the machine may lack room
     assert os.listdir(tmp_path) == ["there"]
     assert os.listdir(tmp_path / "there") == []
@@ -247,7 +245,8 @@ def test_a_store_on_s3(s3_root, tmp_path, tree, capsys):
     tree.dataset("text", [{"conversations": talk("q", "a")}])
     argv = ["--data-root", str(tree.root), "--datasets", str(tree.yamls), "--out", s3_root]
     code, result = doctor(capsys, *argv)
-    assert (code, [f["level"] for f in result["findings"]]) == (0, ["ok"])
+    assert {f["check"]: f["level"] for f in result["findings"]} == {"store": "ok", "S3 credentials": "ok"}
+    assert code == 0
     assert Store(s3_root).list() == []
 
 

@@ -88,6 +88,12 @@ PLANTS = [
         "--ray-client-server-port=10001",
     ),
     Plant("ray-client", KUBE, '{num-cpus: "0"}', '{num-cpus: "0", ray-client-server-port: "10001"}'),
+    Plant(
+        "ray-client",
+        KUBE,
+        "name: metrics}",
+        "name: metrics}\n              - {containerPort: 10001, name: client}",
+    ),
     setup("listens-everywhere", "nohup tensorboard --logdir ~/raypipe/runs --bind_all &"),
     Plant("exposed-service", KUBE, "serviceType: ClusterIP ", "serviceType: LoadBalancer "),
     Plant("exposed-service", JOB, "serviceType: ClusterIP ", "serviceType: NodePort "),
@@ -103,13 +109,9 @@ PLANTS = [
         "apiVersion: ray.io/v1\n",
         "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a}\n---\napiVersion: ray.io/v1\n",
     ),
+    Plant("exposed-service", KUBE, "{containerPort: 8265,", "{containerPort: 8265, hostPort: 8265,"),
     # who may give work
-    Plant(
-        "no-token-head",
-        LOCAL,
-        "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray start --head",
-        "ray start --head",
-    ),
+    Plant("no-token-head", LOCAL, "    RAY_AUTH_MODE=token ", "    "),  # the first of the two is the head's
     Plant(
         "no-token-worker",
         LOCAL,
@@ -139,6 +141,9 @@ PLANTS = [
     # secrets
     setup("secret-in-file", "export WANDB_API_KEY=0123456789abcdef0123456789abcdef01234567"),
     setup("secret-in-file", f"aws configure set aws_access_key_id {KEY}"),
+    setup("secret-in-file", "echo | docker login -u me -p gh0stpass my.host"),
+    setup("secret-in-file", "aws configure set aws_secret_access_key gh0stpass"),
+    setup("secret-in-file", "\"curl -H 'Authorization: Bearer gh0stpass' -o a https://my.host/a\""),
     setup("secret-in-file", "git clone https://me:gh0stpass@git.host/me/repo ~/repo"),
     option("secret-in-file", "-e HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz"),
     Plant("secret-in-file", AWS, "--port=6379 --object", "--port=6379 --redis-password=hunter2 --object"),
@@ -185,6 +190,12 @@ PLANTS = [
         AWS,
         "pip install -c ~/raypipe_source/constraints.txt boto3",
         "pip install 'boto3>=1.4.8'",
+    ),
+    Plant(
+        "pip-unpinned",
+        JOB,
+        "  submissionMode: K8sJobMode\n",
+        "  runtimeEnvYAML: |\n    pip: [wandb, tqdm==4.67.1]\n",
     ),
     # containers
     option("privileged", "--privileged"),
@@ -260,6 +271,9 @@ PLANTS = [
     Plant("head-works", AWS, "resources: {CPU: 0}", "resources: {CPU: 8}"),
     Plant("head-works", LOCAL, " --num-cpus=0", ""),
     Plant("head-works", KUBE, '{num-cpus: "0"}', "{}"),
+    Plant("machine-left-out", LOCAL, "=0 RAY_enable_autoscaler_v2=0", "=0"),
+    Plant("zone-elsewhere", AWS, "availability_zone: us-west-2a ", "availability_zone: us-east-1a "),
+    Plant("zone-elsewhere", AWS, "efs.us-west-2.amazonaws.com", "efs.eu-west-1.amazonaws.com"),
     # commands
     setup("pipe-to-shell", "curl -LsSf https://host/install.sh | sh"),
     setup("pipe-to-shell", "wget -qO- https://host/install.sh | sudo -E bash -s"),
@@ -278,7 +292,7 @@ PLANTS = [
     Plant("ray-schema", LOCAL, "  head_ip: 192.0.2.10 ", "  head_ips: 192.0.2.10 "),
     Plant("ec2-model", AWS, "VolumeSize: 500", "VolumeSiz: 500"),
     Plant("ec2-model", AWS, "VolumeSize: 500", "VolumeSize: '500'"),
-    Plant("ec2-model", AWS, "VolumeSize: 500, VolumeType: gp3", "VolumeSize: 500, VolumeType: gp33"),
+    Plant("ec2-word", AWS, "VolumeSize: 500, VolumeType: gp3", "VolumeSize: 500, VolumeType: gp33"),
     Plant("kube-structure", KUBE, '{num-cpus: "0"}', "{num-cpus: 0}"),
     Plant("kube-structure", KUBE, "apiVersion: ray.io/v1\n", "apiVersion: ray.io/v1alpha1\n"),
     Plant(

@@ -21,7 +21,7 @@ from tests.cluster_files.plants import AWS, JOB, KUBE, LOCAL, PLANTS, Plant
 
 REPO = Path(__file__).parents[2]
 SHIPPED = (AWS, LOCAL, KUBE, JOB)
-OUTSIDE_RULES = {"ray-schema", "ec2-model", "kube-structure", "kube-unknown"}
+OUTSIDE_RULES = {"ray-schema", "ec2-model", "ec2-word", "kube-structure", "kube-unknown"}
 
 
 def copied(tmp_path: Path) -> Path:
@@ -117,7 +117,7 @@ DEFAULTS = {
         "dashboard-public", "no-token-head", "no-token-worker", "role-by-ray", "ssh-open", "ray-version",
         "pip-unpinned", "head-works",
     },
-    "local": {"no-token-head", "no-token-worker", "head-works"},
+    "local": {"no-token-head", "no-token-worker", "head-works", "machine-left-out"},
 }  # fmt: skip
 
 
@@ -142,8 +142,14 @@ def test_what_a_file_leaves_out_is_rays_default(tmp_path: Path) -> None:
     assert found["no-token-head"]["place"] == "head_start_ray_commands[1] (Ray's default)"
 
 
+def test_a_file_without_machines_is_checked_with_rays(tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text("cluster_name: a\nprovider: {type: aws, region: us-west-2}\n")
+    assert {f["rule"] for f in check(str(file))[1]["findings"]} == DEFAULTS["aws"]
+
+
 def test_a_misspelt_key_gets_its_neighbour(tmp_path: Path) -> None:
-    plants = {p.new: p for p in PLANTS if p.rule in ("ray-schema", "ec2-model", "kube-unknown")}
+    plants = {p.new: p for p in PLANTS if p.rule in ("ray-schema", "ec2-model", "ec2-word")}
     for i, (new, right) in enumerate(
         [("max_worker: 10 ", "max_workers"), ("VolumeSiz: 500", "VolumeSize"), ("gp33", "gp3")]
     ):

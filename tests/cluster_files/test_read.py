@@ -137,7 +137,10 @@ def test_the_cluster_inside_another_object(tmp_path: Path, outside: str, cluster
         ("provider: aws\n", "line 1: provider is not a mapping"),
         ("provider: {}\n", "line 1: provider names no type"),
         ("provider: {type: aws}\n---\nprovider: {type: aws}\n", "line 3: a `ray up` file is one document"),
-        ("provider: {type: aws}\n", "line 1: available_node_types is missing"),
+        (
+            AWS.replace("available_node_types:", "available_node_types: []\nx:"),
+            "line 4: available_node_types is not",
+        ),
         (AWS.replace("head_node_type: head", "head_node_type: had"), "line 16: head_node_type 'had'"),
         (
             AWS.replace("CPU: 96", "CPU: many"),
@@ -164,9 +167,28 @@ def test_what_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str
     assert len(refused.value.render().splitlines()) <= 8
 
 
+def test_a_file_may_leave_the_machines_to_ray(tmp_path: Path) -> None:
+    assert (
+        read_cluster(
+            write(tmp_path, "cluster_name: a\nprovider: {type: aws, region: us-west-2}\n")
+        ).node_types
+        == ()
+    )
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no such file"):
         read_cluster(str(tmp_path / "none.yaml"))
+
+
+def test_what_is_larger_than_any_clusters_file_is_not_read_on() -> None:
+    with pytest.raises(RequestError, match="larger than"):
+        read_cluster("/dev/zero")
+
+
+def test_a_deep_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="not valid yaml"):
+        read_cluster(write(tmp_path, "a: " + "[" * 20_000 + "]" * 20_000))
 
 
 def test_a_few_aliases_do_not_make_a_giant(tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ def test_the_command_line_says_it(root, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["records"] == 10
     assert cli.main(["plan", str(yaml), f"data_root={tmp_path / 'no'}"]) == 2
     stage = tmp_path / "stage.yaml"
-    stage.write_text("name: s\nmixture: []\n")
+    stage.write_text("name: s\nlayers: []\n")
     assert cli.main(["plan", str(stage)]) == 2
-    assert "stage.yaml is another kind" in capsys.readouterr().err
+    assert "no kind that plan knows" in capsys.readouterr().err
 
 
 def test_a_dataset_of_text_alone_needs_no_media(tmp_path):

@@ -47,9 +47,9 @@ def test_other_work_is_refused_and_named(tmp_path, change, named):
 
 def test_another_verb_is_refused(tmp_path):
     start(tmp_path)
-    with pytest.raises(RequestError, match="another prepare run"):
+    with pytest.raises(RequestError, match="holds a run of prepare, and this is one of evaluate"):
         Run.start(str(tmp_path), "evaluate", EvaluateSettings(model="m", eval_root="e", out=str(tmp_path)))
-    with pytest.raises(RequestError, match="not a train run"):
+    with pytest.raises(RequestError, match="is of prepare, and this takes a run of train"):
         Run.open(str(tmp_path), "train")
 
 

@@ -6,8 +6,10 @@ import re
 import shlex
 from collections.abc import Iterator
 
+import yaml
+
 from raypipe.cluster_files.findings import Rule, Severity
-from raypipe.cluster_files.view import HEAD, Hit, View
+from raypipe.cluster_files.view import HEAD, Hit, Text, View
 
 MOVING = re.compile(r"^(?:.*[-_.])?(?:latest|nightly|master|main|dev)(?:[-_.].*)?$")
 RAY_IMAGE = re.compile(r"(?:^|/)ray(?:-ml|-llm)?:(\d+\.\d+\.\d+(?:rc\d+)?)|[-:]ray-?(\d+\.\d+\.\d+)")
@@ -85,8 +87,27 @@ def _loose(word: str) -> bool:
     return "==" not in word and not word.startswith(("-", ".", "~", "/", "$")) and "/" not in word
 
 
+def _runtime_env(text: Text) -> list[str]:
+    """The packages of a RayJob's runtimeEnvYAML that pip may take in any version."""
+    try:
+        held = yaml.safe_load(text.text)
+    except yaml.YAMLError:
+        return []
+    pip = held.get("pip") if isinstance(held, dict) else None
+    pip = pip.get("packages") if isinstance(pip, dict) else pip
+    words = [w for w in pip if isinstance(w, str)] if isinstance(pip, list) else []
+    return (
+        [] if any(w.split()[0] in PINNED_BY for w in words if w.strip()) else [w for w in words if _loose(w)]
+    )
+
+
 def _pip(view: View) -> Iterator[Hit]:
     for text in view.commands():
+        if text.place[-1] == "runtimeEnvYAML":
+            loose = _runtime_env(text)
+            if loose:
+                yield text.hit(f"pip may install any version of {', '.join(loose)}")
+            continue
         for arguments in PIP.findall(text.text):
             words = _words(arguments)
             if any(w.split("=")[0] in PINNED_BY for w in words):

@@ -112,6 +112,10 @@ def _client(view: View) -> Iterator[Hit]:
     for group, head in view.groups():
         if head and "ray-client-server-port" in group.part("rayStartParams").value:
             yield Hit(group.source, (*group.place, "rayStartParams", "ray-client-server-port"))
+        for container in group.part("template").part("spec").parts("containers") if head else ():
+            for port in container.parts("ports"):
+                if port.value.get("containerPort") == 10001:
+                    yield Hit(port.source, port.place)
 
 
 def _everywhere(view: View) -> Iterator[Hit]:
@@ -135,6 +139,10 @@ def _exposed(view: View) -> Iterator[Hit]:
             spec = group.part("headService").part("spec")
             if spec.value.get("type") in ("NodePort", "LoadBalancer"):
                 yield Hit(group.source, (*spec.place, "type"), f"the head is a {spec.value['type']}")
+    for _, container in view.containers():
+        for port in container.parts("ports"):
+            if port.value.get("hostPort"):
+                yield Hit(port.source, port.place, f"port {port.value['hostPort']} of the machine leads in")
     for source in view.file.sources:
         kind, spec = source.value.get("kind"), Part.of(view.path, source)
         if kind in ("Ingress", "Route", "HTTPRoute", "Gateway", "VirtualService"):

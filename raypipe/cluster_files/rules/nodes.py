@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from raypipe.cluster_files.findings import Rule, Severity
 from raypipe.cluster_files.launcher import is_spot, started_with
 from raypipe.cluster_files.view import HEAD, Hit, View
+
+EFS = re.compile(r"\bfs-[0-9a-f]+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
 
 
 def _spot_head(view: View) -> Iterator[Hit]:
@@ -48,7 +51,44 @@ def _head_works(view: View) -> Iterator[Hit]:
             yield view.hit("available_node_types", name, "resources")
 
 
+def _left_out(view: View) -> Iterator[Hit]:
+    provider = view.config.get("provider")
+    if view.kind != "local" or not isinstance(provider, dict) or not provider.get("worker_ips"):
+        return
+    for start in view.starts(HEAD):
+        if "RAY_enable_autoscaler_v2=0" not in start.text:
+            yield start.hit()
+
+
+def _elsewhere(view: View) -> Iterator[Hit]:
+    provider = view.config.get("provider")
+    region = str(provider.get("region", "")) if isinstance(provider, dict) else ""
+    if view.kind != "aws" or not isinstance(provider, dict) or not region:
+        return
+    for zone in str(provider.get("availability_zone") or region).split(","):
+        if not zone.strip().startswith(region):
+            yield view.hit("provider", "availability_zone", said=f"{zone.strip()} is no zone of {region}")
+    for text in view.commands():
+        for found in EFS.findall(text.text):
+            if found != region:
+                yield text.hit(f"the file system is in {found}, the machines are in {region}")
+
+
 RULES = (
+    Rule(
+        "machine-left-out",
+        Severity.WARN,
+        "the newer autoscaler counts the head among worker_ips, and starts one machine less",
+        "RAY_enable_autoscaler_v2=0 before ray start of the head",
+        _left_out,
+    ),
+    Rule(
+        "zone-elsewhere",
+        Severity.FAIL,
+        "zone and region do not go together",
+        "edit provider.region, provider.availability_zone and the address of the file system together",
+        _elsewhere,
+    ),
     Rule(
         "spot-head",
         Severity.FAIL,

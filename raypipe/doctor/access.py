@@ -1,0 +1,206 @@
+"""Checks of Ray on this machine: the token and who can read it, what listens, what earlier sessions left."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from raypipe.doctor.checks import Asked, Check, Finding, fail, ok, warn
+from raypipe.doctor.hardware import GIB, ray_folder
+from raypipe.doctor.host import Answer, Host
+
+GCS, CLIENT, DASHBOARD = 6379, 10001, 8265
+PROTECTED = "/api/jobs/"  # of the dashboard: answers nobody without the token
+LISTENS = "0A"  # a state in /proc/net/tcp
+LEFT_GIB, LEFT_SESSIONS = 5.0, 500
+SKEW_S = 60.0
+DANGER = "whoever has it can run code on your cluster"
+
+
+def token_file(host: Host) -> str:
+    return host.environ.get("RAY_AUTH_TOKEN_PATH") or f"{host.home()}/.ray/auth_token"
+
+
+def token(host: Host, _: Asked) -> Iterator[Finding]:
+    file = token_file(host)
+    if host.environ.get("RAY_AUTH_TOKEN"):
+        yield warn(
+            "Ray token",
+            "it is in the variable RAY_AUTH_TOKEN, which every child process and crash report shows",
+            f"write it to {file} (chmod 600) and unset the variable",
+        )
+        return
+    mode = host.mode(file)
+    if mode is None:
+        yield ok("Ray token", f"none yet; raypipe makes {file}, closed to others")
+    elif mode & 0o077:
+        yield fail("Ray token", f"{file} has mode {mode:04o}", f"chmod 600 {file}: {DANGER}")
+    elif not (host.read(file) or "").strip():
+        yield fail(
+            "Ray token", f"{file} is empty or cannot be read", f"rm {file}; ray get-auth-token --generate"
+        )
+    else:
+        yield ok("Ray token", f"{file}, closed to others")
+
+
+def token_folder(host: Host, _: Asked) -> Iterator[Finding]:
+    if host.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return  # in a folder of the user's choice, which may hold other things
+    folder = f"{host.home()}/.ray"
+    mode = host.mode(folder)
+    if mode is None or not mode & 0o077:
+        yield ok("Ray's folder", "none yet" if mode is None else f"{folder} is closed to others")
+    elif mode & 0o022:
+        yield fail(
+            "Ray's folder",
+            f"{folder} has mode {mode:04o}: others can replace the token",
+            f"chmod 700 {folder}",
+        )
+    else:
+        yield warn("Ray's folder", f"{folder} has mode {mode:04o}", f"chmod 700 {folder}")
+
+
+def auth_mode(host: Host, _: Asked) -> Iterator[Finding]:
+    mode = host.environ.get("RAY_AUTH_MODE")
+    if mode is None or mode == "token":
+        yield ok("Ray authentication", "by token" if mode else "by token: raypipe turns it on")
+    else:
+        fix = f"unset RAY_AUTH_MODE, or export RAY_AUTH_MODE=token on every node: {DANGER}"
+        yield fail("Ray authentication", f"RAY_AUTH_MODE={mode}: jobs are taken from anybody", fix)
+
+
+def running(host: Host, _: Asked) -> Iterator[Finding]:
+    """A Ray that runs here, or something else on its ports."""
+    answer = host.fetch(f"http://127.0.0.1:{DASHBOARD}{PROTECTED}") if host.listens(DASHBOARD) else None
+    if answer is not None:
+        yield from _closed("Ray here", f"the dashboard at port {DASHBOARD}", answer)
+        return
+    taken = [str(port) for port in (GCS, CLIENT, DASHBOARD) if host.listens(port)]
+    if taken:
+        said = f"port {' and '.join(taken)} of Ray's is taken by something that is no dashboard"
+        yield warn("Ray here", said, "end it, or give ray start other ports (--port, --dashboard-port)")
+    else:
+        yield ok("Ray here", "none runs, and its ports are free")
+
+
+def open_ports(host: Host, asked: Asked) -> Iterator[Finding]:
+    """A dashboard that listens on more than loopback is one firewall rule from the internet."""
+    found = False
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (host.read(table) or "").splitlines()[1:]:
+            words = line.split()
+            if len(words) > 3 and words[3] == LISTENS:
+                where, _, port = words[1].partition(":")
+                found |= int(port, 16) == DASHBOARD and not set(where) - {"0"}
+    if found:
+        fix = "ray start --dashboard-host=127.0.0.1, and reach it by ray dashboard or ssh -L"
+        yield fail("open ports", f"the dashboard (port {DASHBOARD}) listens on every address", fix)
+    else:
+        yield ok("open ports", "no dashboard listens beyond this machine")
+
+
+def address(host: Host, _: Asked) -> Iterator[Finding]:
+    """The cluster that RAY_ADDRESS names: there, asking for the token, of our version, with our clock."""
+    named = host.environ.get("RAY_ADDRESS")
+    if not named:
+        yield ok("RAY_ADDRESS", "not set: commands start a Ray of their own here")
+        return
+    if named in ("auto", "local"):
+        yield ok("RAY_ADDRESS", f"{named}: a Ray on this machine")
+        return
+    parts = urlsplit(named if "://" in named else f"tcp://{named}")
+    if parts.scheme not in ("http", "https"):
+        place, port = parts.hostname or "", parts.port or (CLIENT if parts.scheme == "ray" else GCS)
+        if host.listens(port, place):
+            yield ok("RAY_ADDRESS", f"{place}:{port} takes connections")
+        else:
+            yield fail(
+                "RAY_ADDRESS", f"nobody listens at {place}:{port}", "is the cluster up, and this the head?"
+            )
+        return
+    answer = host.fetch(named.rstrip("/") + PROTECTED)
+    if answer is None:
+        fix = "is the cluster up, and the tunnel open? ray dashboard FILE opens one"
+        yield fail("RAY_ADDRESS", f"{named} does not answer", fix)
+        return
+    yield from _closed("RAY_ADDRESS", named, answer)
+    if answer.date is not None and abs(answer.date - host.now()) > SKEW_S:
+        skew = answer.date - host.now()
+        fix = "set the clocks (timedatectl set-ntp true on both): leases and signed requests go by them"
+        yield fail("RAY_ADDRESS", f"the clock of the head is {skew:+.0f} s from ours", fix)
+    yield from _version(host, named)
+
+
+def leftovers(host: Host, _: Asked) -> Iterator[Finding]:
+    folder = ray_folder(host)
+    left = host.sizes(folder, "session_")
+    size = sum(left.values())
+    if size > LEFT_GIB * GIB or len(left) > LEFT_SESSIONS:
+        said = f"{len(left)} sessions in {folder} hold {size / GIB:.1f} GiB"
+        yield warn("Ray's leftovers", said, f"when no Ray runs here: rm -r {folder}/session_*")
+    else:
+        yield ok("Ray's leftovers", f"{size / GIB:.1f} GiB of earlier sessions in {folder}")
+
+
+def proxies(host: Host, _: Asked) -> Iterator[Finding]:
+    """A proxy that takes requests to this machine breaks Ray's own, and hears the token."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "grpc_proxy", "GRPC_PROXY"):
+        if host.environ.get(name):
+            spared = host.environ.get("no_proxy", host.environ.get("NO_PROXY", ""))
+            places = {part.strip().lower() for part in spared.split(",")}
+            if "*" not in places and not places & {"127.0.0.1", "127.0.0.0/8"}:
+                fix = "export no_proxy=127.0.0.1,localhost,<the addresses of the nodes>"
+                yield fail("proxies", f"{name} is set, and no_proxy does not spare 127.0.0.1", fix)
+                return
+            yield ok("proxies", f"{name} is set, and 127.0.0.1 is spared")
+            return
+    yield ok("proxies", "none")
+
+
+def _closed(name: str, what: str, answer: Answer) -> Iterator[Finding]:
+    if answer.status in (401, 403):
+        yield ok(name, f"{what} asks for the token")
+    elif answer.status == 200:
+        fix = f"ray stop, and start it with RAY_AUTH_MODE=token: {DANGER}"
+        yield fail(name, f"{what} answers without a token: anybody who reaches it can run code", fix)
+    else:
+        yield warn(
+            name, f"{what} answers {answer.status}", "is it a Ray dashboard? name its address in RAY_ADDRESS"
+        )
+
+
+def _version(host: Host, named: str) -> Iterator[Finding]:
+    secret = host.environ.get("RAY_AUTH_TOKEN") or (host.read(token_file(host)) or "").strip()
+    header = {"Authorization": f"Bearer {secret}"} if secret else {}
+    answer = host.fetch(named.rstrip("/") + "/api/version", header)
+    if answer is None or answer.status != 200:
+        status = "does not answer" if answer is None else f"answers {answer.status}"
+        fix = f"the cluster's token belongs in {token_file(host)}: copy it from where the cluster was started"
+        yield fail("RAY_ADDRESS", f"{named} {status} to our token", fix)
+        return
+    try:
+        theirs = str(json.loads(answer.body)["ray_version"])
+    except (ValueError, KeyError, TypeError):
+        theirs = ""
+    ours = host.version("ray") or ""
+    if theirs != ours:
+        fix = "use one Ray version on every machine: constraints.txt names it"
+        yield fail(
+            "RAY_ADDRESS", f"the cluster runs Ray {theirs or 'of an unknown version'}, here is {ours}", fix
+        )
+    elif re.match(r"\d", theirs):
+        yield ok("RAY_ADDRESS", f"{named} takes our token and runs Ray {theirs}, as here")
+
+
+CHECKS = (
+    Check("Ray token", token),
+    Check("Ray's folder", token_folder),
+    Check("Ray authentication", auth_mode),
+    Check("Ray here", running),
+    Check("open ports", open_ports),
+    Check("RAY_ADDRESS", address),
+    Check("Ray's leftovers", leftovers),
+    Check("proxies", proxies),
+)

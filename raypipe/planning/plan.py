@@ -1,0 +1,84 @@
+"""Which plan a settings file gets, by the kind of settings in it; nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raypipe.errors import RequestError
+from raypipe.settings import (
+    DatasetSettings,
+    EvaluateSettings,
+    StageSettings,
+    TuneSettings,
+    load,
+    local,
+    read_yaml,
+)
+from raypipe.store.run import Run
+
+OPTIONS = ("cluster", "prices", "gpu", "gpu_gib", "mfu")
+
+
+class Plan(NamedTuple):
+    """A plan for people and as data; ``refused`` where it can never be scheduled."""
+
+    text: str
+    result: dict[str, Any]
+    refused: RequestError | None = None
+
+
+def plan_of_run(root: str, overrides: list[str]) -> Plan:
+    """What judging a finished evaluation would ask and pay: ``raypipe judge RUN``.
+
+    Raises:
+        RequestError: it is no finished evaluation; other runs have nothing to plan.
+    """
+    kind = Run.open(local(root)).settings["kind"]
+    if kind != "evaluate":
+        raise RequestError(
+            f"{root} is a run of {kind}, and all it does is done",
+            "plan takes a yaml, or the run of an evaluation: what judging it takes",
+        )
+    from raypipe.planning.evaluate import plan_judge
+
+    return Plan(*plan_judge(local(root), overrides))
+
+
+def plan_of(file: str, overrides: list[str], options: dict[str, str | None] | None = None) -> Plan:
+    """What would be done.
+
+    Args:
+        options: see ``room_of``.
+
+    Raises:
+        RequestError: settings of a kind that has no plan, or as the verb itself.
+    """
+    from raypipe.planning.room import refusal, room_of
+
+    keys = read_yaml(Path(file).expanduser()).keys()
+    given = dict.fromkeys(OPTIONS) | (options or {})
+    if "mixture" in keys or "start" in keys:
+        from raypipe.planning.train import plan_train
+
+        text, result, fits = plan_train(load(StageSettings, file, overrides), room_of(given))
+        return Plan(text, result, refusal(fits))
+    if "space" in keys or "stage" in keys:
+        from raypipe.planning.tune import plan_tune
+
+        text, result, fits, refused = plan_tune(load(TuneSettings, file, overrides), room_of(given))
+        return Plan(text, result, refusal(fits) or refused)
+    if "eval_root" in keys or "benchmarks" in keys:
+        from raypipe.planning.evaluate import plan_evaluate
+
+        text, result, fits = plan_evaluate(load(EvaluateSettings, file, overrides), room_of(given))
+        return Plan(text, result, refusal(fits))
+    if "annotations" in keys:
+        from raypipe.planning.prepare import plan_prepare
+
+        text, result, fits = plan_prepare(load(DatasetSettings, file, overrides), room_of(given))
+        return Plan(text, result, refusal(fits))
+    raise RequestError(
+        f"{file} is a yaml of no kind that plan knows",
+        "it takes datasets (annotations:), stages (mixture:), searches (space:) and evaluations (eval_root:)",
+    )
