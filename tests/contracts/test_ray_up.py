@@ -1,6 +1,6 @@
 """What `ray up cluster.yaml` does to a new head: each ssh, rsync and docker command it would run.
 
-EC2 is moto's; the commands are Ray's own, in its order, given to a recorder that answers as a fresh machine does.
+EC2 is moto's; the commands are Ray's own, in its order, given to a recorder that answers as a machine does.
 """
 
 from __future__ import annotations
