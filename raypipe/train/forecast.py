@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from raypipe.errors import DamageError, RequestError
-from raypipe.model.outline import Outline, Weight
+from raypipe.model.outline import Outline
+from raypipe.model.pieces import Weight
 from raypipe.records import MediumKind
 from raypipe.settings import DatasetSettings, Sharding, StageSettings, load, local, located
 from raypipe.store.run import Run
