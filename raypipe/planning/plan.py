@@ -9,6 +9,7 @@ from raypipe.errors import RequestError
 from raypipe.settings import (
     DatasetSettings,
     EvaluateSettings,
+    Settings,
     StageSettings,
     TuneSettings,
     load,
@@ -18,6 +19,15 @@ from raypipe.settings import (
 from raypipe.store.run import Run
 
 OPTIONS = ("cluster", "prices", "gpu", "gpu_gib", "mfu")
+MARKS: dict[str, type[Settings]] = {  # a key that settings of one kind alone have
+    "mixture": StageSettings,
+    "start": StageSettings,
+    "space": TuneSettings,
+    "stage": TuneSettings,
+    "eval_root": EvaluateSettings,
+    "benchmarks": EvaluateSettings,
+    "annotations": DatasetSettings,
+}
 
 
 class Plan(NamedTuple):
@@ -45,6 +55,22 @@ def plan_of_run(root: str, overrides: list[str]) -> Plan:
     return Plan(*plan_judge(local(root), overrides))
 
 
+def kind_of(file: str | Path) -> type[Settings]:
+    """The kind of settings in a yaml, by its keys.
+
+    Raises:
+        RequestError: of no kind that has a plan.
+    """
+    keys = read_yaml(Path(file).expanduser()).keys()
+    for mark, kind in MARKS.items():
+        if mark in keys:
+            return kind
+    raise RequestError(
+        f"{file} is a yaml of no kind that plan knows",
+        "it takes datasets (annotations:), stages (mixture:), searches (space:) and evaluations (eval_root:)",
+    )
+
+
 def plan_of(file: str, overrides: list[str], options: dict[str, str | None] | None = None) -> Plan:
     """What would be done.
 
@@ -56,29 +82,24 @@ def plan_of(file: str, overrides: list[str], options: dict[str, str | None] | No
     """
     from raypipe.planning.room import refusal, room_of
 
-    keys = read_yaml(Path(file).expanduser()).keys()
-    given = dict.fromkeys(OPTIONS) | (options or {})
-    if "mixture" in keys or "start" in keys:
+    kind = kind_of(file)
+    settings, room = load(kind, file, overrides), room_of(dict.fromkeys(OPTIONS) | (options or {}))
+    refused = None
+    if isinstance(settings, StageSettings):
         from raypipe.planning.train import plan_train
 
-        text, result, fits = plan_train(load(StageSettings, file, overrides), room_of(given))
-        return Plan(text, result, refusal(fits))
-    if "space" in keys or "stage" in keys:
+        text, result, fits = plan_train(settings, room)
+    elif isinstance(settings, TuneSettings):
         from raypipe.planning.tune import plan_tune
 
-        text, result, fits, refused = plan_tune(load(TuneSettings, file, overrides), room_of(given))
-        return Plan(text, result, refusal(fits) or refused)
-    if "eval_root" in keys or "benchmarks" in keys:
+        text, result, fits, refused = plan_tune(settings, room)
+    elif isinstance(settings, EvaluateSettings):
         from raypipe.planning.evaluate import plan_evaluate
 
-        text, result, fits = plan_evaluate(load(EvaluateSettings, file, overrides), room_of(given))
-        return Plan(text, result, refusal(fits))
-    if "annotations" in keys:
+        text, result, fits = plan_evaluate(settings, room)
+    else:
         from raypipe.planning.prepare import plan_prepare
 
-        text, result, fits = plan_prepare(load(DatasetSettings, file, overrides), room_of(given))
-        return Plan(text, result, refusal(fits))
-    raise RequestError(
-        f"{file} is a yaml of no kind that plan knows",
-        "it takes datasets (annotations:), stages (mixture:), searches (space:) and evaluations (eval_root:)",
-    )
+        assert isinstance(settings, DatasetSettings)  # noqa: S101 - the last of the kinds
+        text, result, fits = plan_prepare(settings, room)
+    return Plan(text, result, refusal(fits) or refused)

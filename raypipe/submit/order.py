@@ -124,7 +124,10 @@ def _checked(verb: str, words: list[str], settings: list[str]) -> tuple[str | No
     if kind := WITH_SETTINGS.get(verb):
         extra = [w for w in words if not _is_yaml(w)]
         if extra:
-            raise RequestError(f"'{extra[0]}' is neither a yaml file nor a key=value setting")
+            raise RequestError(
+                f"'{extra[0]}' is neither a yaml file nor a key=value setting",
+                f"raypipe submit {verb} FILE.yaml key=value ...; --key value means the same",
+            )
         if not words and verb != "evaluate":
             remedy = f"raypipe submit {verb} FILE.yaml; see jobs/ and datasets/ for examples"
             raise RequestError("which settings? no yaml file is named", remedy)

@@ -19,6 +19,8 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.cli import VERBS, Request, main, parse
+from raypipe.planning.plan import OPTIONS as PLAN_OPTIONS
+from raypipe.planning.plan import kind_of
 from raypipe.settings import (
     DatasetSettings,
     EvaluateSettings,
@@ -27,7 +29,6 @@ from raypipe.settings import (
     StageSettings,
     TuneSettings,
     load,
-    read_yaml,
 )
 
 REPO = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ OPTIONS = {
     "export": {"eval_root", "answers", "run", "out", "format", "split"},
     "unpack": {"eval_root", "split", *benchmarks.load("seed_bench").media_sources},
     "ask": {"model", "model_base", "max_new_tokens"},
-    "doctor": {"data_root", "datasets", "eval_root", "out"},
+    "doctor": {"data_root", "datasets", "eval_root", "out", "judge"},
     "merge": {"adapter", "model_base", "out"},
 }
 RAY = {"up", "down", "dashboard", "start", "stop", "get-auth-token", "job"}
@@ -98,8 +99,9 @@ def check_verb(verb: str, request: Request) -> None:
     if verb in ("prepare", "train"):
         load_yaml(StageSettings if verb == "train" else DatasetSettings, request, required=True)
     elif verb == "plan":
-        evaluation = "eval_root" in read_yaml(REPO / str(request.yaml()))
-        load_yaml(EvaluateSettings if evaluation else DatasetSettings, request, required=True)
+        given = {name: request.take(name) for name in PLAN_OPTIONS}
+        assert given["cluster"] is None or (REPO / given["cluster"]).is_file()
+        load_yaml(kind_of(REPO / str(request.yaml())), request, required=True)
     elif verb == "tune":
         load_yaml(TuneSettings, request, required=True)
     elif verb == "evaluate":
