@@ -27,8 +27,6 @@ STORE_BYTES = 200_000_000
 WAIT_S = 150.0
 # A dead host is noticed after five unanswered checks; Ray asks every three seconds unless told otherwise.
 HEALTH = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 "
-# A task that was running there is given up when its connection is: Ray looks after it every five minutes.
-KEEPALIVE = "RAY_grpc_client_keepalive_time_ms=30000 RAY_grpc_client_keepalive_timeout_ms=20000 "
 YAML = f"{HOME}/cluster.yaml"
 STEPS = 100
 FINETUNE = (
@@ -226,7 +224,7 @@ class Lab:
         del config["file_mounts"]["~/raypipe_source"]
         config["setup_commands"] = [c for c in config["setup_commands"] if "raypipe_venv" not in c]
         given = f"ray start --num-cpus={CPUS} --object-store-memory={STORE_BYTES}"
-        for kind, prefix in (("head", KEEPALIVE + HEALTH), ("worker", KEEPALIVE)):
+        for kind, prefix in (("head", HEALTH), ("worker", "")):
             commands = [c.replace("--num-cpus=0 ", "") for c in config[f"{kind}_start_ray_commands"]]
             config[f"{kind}_start_ray_commands"] = [
                 prefix + c.replace("ray start", given) if "ray start" in c else c for c in commands
