@@ -1,17 +1,16 @@
 """What README and docs tell a reader to type is what raypipe takes.
 
 Each command of a bash block is parsed as the command line would parse it: the verb, its yaml, every setting.
-A block after ``<!-- needs a cluster -->`` may also call ray; the job it submits is checked the same way. JSON
-blocks are parsed, Python blocks executed, tables of settings compared with the classes, paths looked up.
+A block that needs a cluster may also call ray; the job it submits is checked the same way. One that needs a
+cloud account, or is run on a cluster's machines, may call anything beside. JSON blocks are parsed, Python
+blocks executed, tables of settings compared with the classes, paths looked up.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.cli import VERBS, Request, main, parse
+from raypipe.planning.plan import OPTIONS as PLAN
 from raypipe.settings import (
     DatasetSettings,
     EvaluateSettings,
@@ -29,11 +29,9 @@ from raypipe.settings import (
     load,
     read_yaml,
 )
+from tests.support import ROOT
+from tests.support.pages import CLOUD, PAGES, RUN, Block, blocks
 
-REPO = Path(__file__).parents[2]
-PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
-NEEDS_CLUSTER = "<!-- needs a cluster -->"
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLES: dict[str, type[Settings]] = {
     "prepare": DatasetSettings,
     "train": StageSettings,
@@ -47,34 +45,29 @@ OPTIONS = {
     "export": {"eval_root", "answers", "run", "out", "format", "split"},
     "unpack": {"eval_root", "split", *benchmarks.load("seed_bench").media_sources},
     "ask": {"model", "model_base", "max_new_tokens"},
-    "doctor": {"data_root", "datasets", "eval_root", "out"},
+    "doctor": {"data_root", "datasets", "eval_root", "out", "judge"},
+    "logs": {"start"},
     "merge": {"adapter", "model_base", "out"},
 }
-RAY = {"up", "down", "dashboard", "start", "stop", "get-auth-token", "job"}
-
-
-@dataclass(frozen=True)
-class Block:
-    page: str
-    line: int
-    language: str
-    text: str
-    cluster: bool
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks() -> Iterator[Block]:
-    for page in PAGES:
-        text = page.read_text()
-        for found in FENCE.finditer(text):
-            before = text[: found.start()].rstrip("\n").rpartition("\n")[2]
-            line = text.count("\n", 0, found.start()) + 1
-            name = page.relative_to(REPO).as_posix()
-            yield Block(name, line, found[1], found[2], before.strip() == NEEDS_CLUSTER)
-
-
+RAY = {
+    "up",
+    "down",
+    "dashboard",
+    "start",
+    "stop",
+    "get-auth-token",
+    "job",
+    "rsync-up",
+    "rsync-down",
+    "attach",
+}
+KINDS: dict[str, type[Settings]] = {  # of a yaml, by a key that only it has
+    "mixture": StageSettings,
+    "space": TuneSettings,
+    "eval_root": EvaluateSettings,
+    "annotations": DatasetSettings,
+}
+ANYTHING = (CLOUD, "run on the machines", "needs Kubernetes")
 ALL = list(blocks())
 
 
@@ -82,24 +75,20 @@ def of(language: str) -> list[Block]:
     return [b for b in ALL if b.language == language]
 
 
-def commands(block: Block) -> list[list[str]]:
-    joined = block.text.replace("\\\n", " ")
-    words = [shlex.split(line, comments=True) for line in joined.splitlines()]
-    return [w for w in words if w]
-
-
 def load_yaml(kind: type[Settings], request: Request, required: bool) -> None:
     file = request.yaml(required=required)
-    load(kind, REPO / file if file else None, request.settings)
+    load(kind, ROOT / file if file else None, request.settings)
 
 
 def check_verb(verb: str, request: Request) -> None:
     """Raises what the command itself would raise before it starts anything."""
     if verb in ("prepare", "train"):
         load_yaml(StageSettings if verb == "train" else DatasetSettings, request, required=True)
-    elif verb == "plan":
-        evaluation = "eval_root" in read_yaml(REPO / str(request.yaml()))
-        load_yaml(EvaluateSettings if evaluation else DatasetSettings, request, required=True)
+    elif verb in ("plan", "chaos"):
+        for name in PLAN if verb == "plan" else ("seed", "faults", "sample", "out"):
+            request.take(name)
+        keys = read_yaml(ROOT / next(w for w in request.words if w.endswith(".yaml")))
+        load_yaml(next(kind for key, kind in KINDS.items() if key in keys), request, required=True)
     elif verb == "tune":
         load_yaml(TuneSettings, request, required=True)
     elif verb == "evaluate":
@@ -119,17 +108,28 @@ def check_verb(verb: str, request: Request) -> None:
             benchmarks.load(request.words[0], request.take("split"))
     else:
         assert not request.settings
-        assert len(request.words) == {"verify": 1, "compare": 2, "benchmarks": 0}[verb]
+        assert len(request.words) == {"verify": 1, "compare": 2, "benchmarks": 0, "status": 1}[verb]
 
 
 def check_raypipe(words: list[str]) -> None:
-    assert words[0] in VERBS, f"no verb {words[0]}"
-    check_verb(words[0], parse(words[1:]))
+    verb, rest = words[0], words[1:]
+    assert verb in VERBS, f"no verb {verb}"
+    if verb == "submit":
+        request = parse(rest, verb)
+        for name in ("address", "python", "retries"):
+            request.take(name)
+        verb, *request.words = request.words
+        check_verb(verb, request)
+    elif verb == "cluster":
+        assert rest[0] == "check"
+        assert all((ROOT / name).is_file() for name in rest[1:])
+    else:
+        check_verb(verb, parse(rest, verb))
 
 
 def check_job(words: list[str]) -> None:
     """``python jobs/NAME.py ...``: the verb the script names, with the yaml beside it unless one is named."""
-    script = REPO / words[0]
+    script = ROOT / words[0]
     assert script.is_file(), f"no script {words[0]}"
     named = re.search(r'job\("(\w+)"|main\(\["(\w+)"', script.read_text())
     assert named is not None
@@ -140,14 +140,14 @@ def check_job(words: list[str]) -> None:
 
 
 def check_make(words: list[str]) -> None:
-    targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(words) <= set(targets), f"no target {words}"
 
 
 def check_ray(words: list[str]) -> None:
     assert words[0] in RAY
-    if words[0] in ("up", "down", "dashboard"):
-        assert (REPO / words[1]).is_file()
+    if words[0] in ("up", "down", "dashboard", "rsync-up", "rsync-down", "attach"):
+        assert (ROOT / words[1]).is_file()
     if words[0] == "job":
         entry = words[words.index("--") + 1 :]
         assert entry[0] == "python"
@@ -170,10 +170,12 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
 
 @pytest.mark.parametrize("block", of("bash"), ids=str)
 def test_bash_blocks_say_what_raypipe_takes(block: Block) -> None:
-    for words in commands(block):
+    for words in block.commands():
         while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # VARIABLE=value command
             words = words[1:]
-        check = check_ray if words[0] == "ray" and block.cluster else CHECKS.get(words[0])
+        check = check_ray if words[0] == "ray" and (block.mark or block.page == RUN) else CHECKS.get(words[0])
+        if check is None and block.mark in ANYTHING:
+            continue
         assert check is not None, f"{block}: nobody checks '{words[0]}'"
         check(words[1:])
 
@@ -188,7 +190,7 @@ def test_the_check_itself_refuses_what_is_wrong() -> None:
         "ray up cluster.yaml",
     ):
         with pytest.raises(Exception, match=r"."):
-            test_bash_blocks_say_what_raypipe_takes(Block("x", 1, "bash", wrong, cluster=False))
+            test_bash_blocks_say_what_raypipe_takes(Block("x", 1, "bash", wrong))
 
 
 @pytest.mark.parametrize("block", of("json"), ids=str)
@@ -231,7 +233,7 @@ def keys_of(kind: Any, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize("verb", TABLES)
 def test_settings_tables_are_right_and_whole(verb: str) -> None:
-    text = (REPO / "docs" / f"{verb}.md").read_text()
+    text = (ROOT / "docs" / f"{verb}.md").read_text()
     table = text.partition("## Settings")[2].partition("\n## ")[0]
     first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {key for cell in first for key in re.findall(r"`([\w.]+)`", cell)}
@@ -244,7 +246,7 @@ def test_settings_tables_are_right_and_whole(verb: str) -> None:
 def test_paths_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     named = re.findall(r"`((?:jobs|datasets|docs|raypipe)/[\w/]+\.(?:py|yaml|md))`", text)
-    missing = [n for n in named if not (REPO / n).is_file()]
+    missing = [n for n in named if not (ROOT / n).is_file()]
     links = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
     missing += [t for t in links if not (page.parent / t).is_file()]
     assert not missing
@@ -256,5 +258,5 @@ def test_pages_name_no_path_of_one_machine(page: Path) -> None:
 
 
 def test_the_guide_covers_every_benchmark() -> None:
-    text = (REPO / "docs" / "from_video_llava.md").read_text()
+    text = (ROOT / "docs" / "from_video_llava.md").read_text()
     assert [n for n in benchmarks.names() if f"`--benchmarks {n}`" not in text] == []
