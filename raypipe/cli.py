@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 import traceback
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from typing import Any, NamedTuple
 
 from raypipe import __version__
 from raypipe.ending import Command, ending_of
-from raypipe.errors import RequestError, StoppedError, nearest
+from raypipe.errors import RequestError, nearest
+from raypipe.stopping import listen
 from raypipe.terminal import tell
 
 FLAGS = ("json", "debug", "help", "version")
@@ -42,7 +42,7 @@ VERBS = {
     "prepare": Verb("runs", "DATASET.yaml [key=value ...]", "media and annotations -> verified shards"),
     "plan": Verb(
         "machine",
-        "CONFIG.yaml [key=value ...] [cluster=FILE] [gpu=NAME] [gpu_gib=N] [mfu=X] [prices=FILE]",
+        "CONFIG.yaml|RUN [key=value ...] [cluster=FILE] [gpu=NAME] [gpu_gib=N] [mfu=X] [prices=FILE]",
         "what a run would read, do, take and cost, and whether it can be scheduled; starts nothing",
     ),
     "train": Verb("runs", "STAGE.yaml [key=value ...]", "one training stage; the same command continues it"),
@@ -209,8 +209,8 @@ def main(argv: list[str] | None = None, command: Command | None = None) -> int:
         command: how the command was typed, where that is not ``raypipe`` with ``argv``.
     """
     argv = sys.argv[1:] if argv is None else argv
-    command = command or Command(tuple(argv))
-    _listen()
+    command = command or _typed(argv)
+    listen(command)
     try:
         return _dispatch(argv, command)
     except BrokenPipeError:
@@ -232,6 +232,14 @@ def job(verb: str, script: str) -> int:
     if not any(a.endswith((".yaml", ".yml")) for a in argv):
         argv = [str(Path(script).with_suffix(".yaml")), *argv]
     return main([verb, *argv], Command((verb, *argv), f"jobs/{Path(script).name}", tuple(given)))
+
+
+def _typed(argv: list[str]) -> Command:
+    """The command as it was typed: by its name, or as a script of jobs/ that is called like its verb."""
+    script = Path(sys.argv[0])
+    if argv and script.parent.name == "jobs" and script.name == f"{argv[0]}.py":
+        return Command(tuple(argv), f"jobs/{script.name}", tuple(argv[1:]))
+    return Command(tuple(argv))
 
 
 def show(value: dict[str, Any], text: str, as_json: bool) -> None:
@@ -278,6 +286,9 @@ def _dispatch(argv: list[str], command: Command) -> int:
         known = VERBS[verb]
         print(f"usage: raypipe {verb} {known.arguments}\n\n{known.text}\n\n{EXIT_CODES}")
         return 0
+    submitted_by = os.environ.get("RAYPIPE_SUBMITTED_BY", __version__)
+    if submitted_by != __version__:
+        print(f"note: submitted by raypipe {submitted_by}, carried out by {__version__}", file=sys.stderr)
     run = getattr(importlib.import_module(f"raypipe.commands.{VERBS[verb].module}"), verb)
     return int(run(request) or 0)
 
@@ -285,25 +296,6 @@ def _dispatch(argv: list[str], command: Command) -> int:
 def _is_setting(item: str) -> bool:
     name, sep, _ = item.partition("=")
     return bool(sep) and all(part.isidentifier() for part in name.split("."))
-
-
-def _listen() -> None:
-    """Ctrl-C or SIGTERM ends the work in good order; a second one ends the process at once."""
-    heard = False
-
-    def stop(number: int, *_: object) -> None:
-        nonlocal heard
-        if heard:
-            os._exit(StoppedError.exit_code)
-        heard = True
-        # Nothing is imported here: what is not loaded has nothing to write down.
-        if recording := sys.modules.get("raypipe.store.recording"):
-            recording.stopping(signal.Signals(number).name)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell says to what runs in the background
-            signal.signal(number, stop)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raypipe.capacity import Machine, Machines, Need, machines_of, refuse_impossible
+from raypipe.cluster_files.read import read_cluster
 from raypipe.errors import RaypipeError, RequestError, ServiceError
+from raypipe.shared import Answer, Look, look, refuse_unshared
+
+ASK_S = 60.0  # for all nodes together to say what they see
+_NODE_REMEDY = "install raypipe and its environment there as on the head, or take the node out"
 
 # Set before Ray starts, so that its processes inherit them; a cluster that runs already keeps its own.
 _ENVIRONMENT = {
@@ -26,25 +33,32 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 
+# A local cluster needs no other machine. Ray takes loopback alone where it expects no other machine, as on
+# Windows and macOS; read once, when Ray is imported.
+_ON_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 
 @contextlib.contextmanager
 def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     """A connection to Ray: the cluster this process is already in, the one RAY_ADDRESS names, or a local one.
 
-    A local cluster listens on loopback only and asks for the token that Ray writes for this user;
-    it ends with the block. A cluster that was there before is left as it was.
+    A local cluster listens on loopback only, asks for the token that Ray writes for this user, and keeps its
+    session's folder to that user; it ends with the block. A cluster that was there before is left as it was.
 
     Args:
         quiet: keep the log lines of Ray and of its workers out of this terminal.
 
     Raises:
+        RequestError: RAY_ADDRESS is the address of a dashboard.
         ServiceError: Ray cannot be reached or started.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    local = "RAY_ADDRESS" not in os.environ
+    address = _named_address()
+    local = address is None
     if local and "ray" not in sys.modules:  # Ray reads its authentication mode once, when it is imported
         _turn_on_authentication()
+        os.environ.setdefault(*_ON_LOOPBACK)
     import ray
 
     if ray.is_initialized():
@@ -56,19 +70,14 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     if local:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     else:
-        options["address"] = os.environ["RAY_ADDRESS"]
+        options["address"] = address
     stop = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options)  # type: ignore[arg-type]
+        context = ray.init(**options)  # type: ignore[arg-type]
     except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
-        remedy = (
-            "check RAY_ADDRESS and the token"
-            if not local
-            else "see the log under /tmp/ray/session_latest/logs"
-        )
-        raise ServiceError(
-            f"cannot connect to Ray: {str(fault).strip().splitlines()[0][:200]}", remedy
-        ) from fault
+        raise not_connected(fault, address) from fault
+    if local:
+        _close_session_folder(context.address_info.get("session_dir"))
     _quiet_progress_bars()
     if stop is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # Ray put its own there, which ends the process with another code
@@ -76,6 +85,37 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _named_address() -> str | None:
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise RequestError(
+            f"RAY_ADDRESS is {address}, a dashboard: it takes jobs, and this would join the cluster",
+            "raypipe submit in place of raypipe; or unset RAY_ADDRESS to work on this machine alone",
+        )
+    return address or None
+
+
+def not_connected(fault: Exception, address: str | None) -> ServiceError:
+    """Why there is no connection, of what Ray says in many lines.
+
+    Args:
+        address: of the cluster; None where a local one was to start.
+    """
+    said = str(fault).strip()
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
+    if len(versions) == 2:
+        (ray, python), (our_ray, our_python) = versions
+        return ServiceError(
+            f"the cluster at {address} has Ray {ray} on Python {python}, and this is Ray {our_ray} on Python "
+            f"{our_python}; they must be the same",
+            "install what the cluster has, or work with the cluster's own: raypipe submit VERB ...",
+        )
+    remedy = "see the log under /tmp/ray/session_latest/logs"
+    if address is not None:
+        remedy = "check RAY_ADDRESS (unset it to work on this machine) and the token (RAY_AUTH_TOKEN_PATH)"
+    return ServiceError(f"cannot connect to Ray: {(said.splitlines() or [''])[0][:200]}", remedy)
 
 
 def facts() -> dict[str, Any]:
@@ -92,17 +132,47 @@ def facts() -> dict[str, Any]:
     }
 
 
-def require(cpus: float, gpus: float, what: str) -> None:
-    """Refuses what the cluster can never schedule, instead of waiting for it for ever."""
+def require(what: str, *needs: Need) -> None:
+    """Refuses what the cluster can never schedule, instead of waiting for it for ever.
+
+    Args:
+        needs: all that must run at the same time.
+
+    Raises:
+        RequestError: with what is asked for and what there is.
+    """
+    refuse_impossible(what, needs, machines())
+
+
+def machines() -> Machines:
+    """The nodes of the cluster; where nodes are added by need, all that its file allows."""
     import ray
 
-    have = ray.cluster_resources()
-    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
-        if wanted > have.get(name, 0) and not _autoscales():
-            raise RequestError(
-                f"{what} needs {wanted:g} {name}s, the cluster has {have.get(name, 0):g}",
-                "lower the number of workers or actors, or what each takes, or run on a larger cluster",
-            )
+    there = [
+        Machine(_called(node), node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return machines_allowed(there) if _autoscales() else Machines(tuple(there))
+
+
+def machines_allowed(there: Sequence[Machine]) -> Machines:
+    """All that a cluster to which nodes are added may ever have.
+
+    Args:
+        there: what it has now.
+    """
+    file = _bootstrap_file()
+    if not file.exists():  # KubeRay's autoscaler, which runs beside the head
+        return Machines(tuple(there), may_grow=True, known=False)
+    try:
+        found = read_cluster(str(file))
+    except RaypipeError:
+        return Machines(tuple(there), may_grow=True, known=False)
+    limit = found.documents[0].get("max_workers")
+    allowed = machines_of(found.node_types, limit if isinstance(limit, int) else None)
+    # Machines may have joined by hand, or the file be older than the cluster.
+    return allowed if allowed.cpus >= sum(m.cpus for m in there) else Machines(tuple(there), True, False)
 
 
 def all_cpus() -> float | None:
@@ -110,6 +180,64 @@ def all_cpus() -> float | None:
     import ray
 
     return None if _autoscales() else float(ray.cluster_resources().get("CPU", 0))
+
+
+def require_shared(writes: Iterable[str], reads: Iterable[str] = ()) -> None:
+    """Refuses local paths that are not the same on all nodes that work; costs nothing with one node.
+
+    Args:
+        writes: folders that workers write into.
+        reads: files and folders that workers read.
+
+    Raises:
+        RequestError: names the nodes and the path.
+        ServiceError: a node does not answer.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return
+    own = ray.get_runtime_context().get_node_id()
+    others = {
+        node["NodeID"]: _called(node)
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != own and any(node["Resources"].get(r) for r in ("CPU", "GPU"))
+    }
+    if others:
+        refuse_unshared(writes, reads, lambda looks: _ask(others, looks))
+
+
+def _ask(nodes: Mapping[str, str], looks: Sequence[Look]) -> dict[str, list[Answer]]:
+    """What each node sees; one that is gone meanwhile is left out."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(looks)
+        for node in nodes
+    }
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=ASK_S)
+    found = {}
+    for node, answer in asked.items():
+        try:
+            found[nodes[node]] = ray.get(answer, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            raise ServiceError(
+                f"the node {nodes[node]} did not answer in {ASK_S:.0f} s whether it shares {looks[0].path}",
+                "see ray status, and the log of that node's raylet; then run the same command again",
+            ) from None
+        except ray.exceptions.RayError as fault:
+            if any(n["NodeID"] == node and n["Alive"] for n in ray.nodes()):
+                said = " ".join(str(fault).split())[:300]
+                raise ServiceError(f"the node {nodes[node]} cannot work: {said}", _NODE_REMEDY) from fault
+    return found
+
+
+def _called(node: Mapping[str, Any]) -> str:
+    """A node as messages name it."""
+    host, address = str(node["NodeManagerHostname"]), str(node["NodeManagerAddress"])
+    return host if host == address else f"{host} ({address})"
 
 
 @contextlib.contextmanager
@@ -161,9 +289,22 @@ def _turn_on_authentication() -> None:
             out.write(secrets.token_hex(32))
 
 
+def _close_session_folder(folder: str | None) -> None:
+    """Ray makes the folder of its logs and sockets writable for every user of the machine."""
+    if folder:
+        with contextlib.suppress(OSError):
+            os.chmod(folder, 0o700)
+
+
 def _autoscales() -> bool:
     """Whether nodes may still be added (then a request that does not fit now may fit later)."""
-    return os.path.exists(os.path.expanduser("~/ray_bootstrap_config.yaml"))
+    # With KubeRay's autoscaler the head starts without one of its own.
+    return _bootstrap_file().exists() or "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
+
+
+def _bootstrap_file() -> Path:
+    """Where ``ray up`` leaves the cluster's file on the head."""
+    return Path("~/ray_bootstrap_config.yaml").expanduser()
 
 
 def _quiet_progress_bars() -> None:

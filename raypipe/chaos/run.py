@@ -126,7 +126,7 @@ class _Chaos:
             self._judge.begin(failures)
         began = time.monotonic()
         nemesis = Nemesis(self._case, schedule, self._seed, self._tell)
-        disturbed, starts = self._disturbed(nemesis, schedule)
+        disturbed, ends = self._disturbed(nemesis, schedule)
         disturbed_s = time.monotonic() - began
         fired = self._fired(faults, schedule, nemesis, failures)
         expected = expected_ids(self._case)
@@ -138,7 +138,7 @@ class _Chaos:
             "scratch": str(self._scratch),
             "notes": list(self._case.notes),
             "units": len(points),
-            "starts": starts,
+            "ends": ends,
             "twice": self._twice(nemesis),
             "undisturbed_s": round(clean_s, 1),
             "disturbed_s": round(disturbed_s, 1),
@@ -156,7 +156,9 @@ class _Chaos:
             raise _ended(f"the undisturbed run ended with {code}: {self._last_words()}", self._log, code)
         return code
 
-    def _disturbed(self, nemesis: Nemesis, schedule: list[Kill]) -> tuple[Facts, int]:
+    def _disturbed(self, nemesis: Nemesis, schedule: list[Kill]) -> tuple[Facts, list[str]]:
+        """Starts the same command until it is done; how each start ended."""
+        ends: list[str] = []
         most = 2 + sum(k.fault == DRIVER for k in schedule)
         code = None
         for number in range(1, most + 1):
@@ -167,8 +169,9 @@ class _Chaos:
                 start.clear()
             finally:
                 start.close()
+            ends.append("killed" if code is None else f"exit {code}")
             if code in FINISHED:
-                return facts_of(self._case, code or 0), number
+                return facts_of(self._case, int(code or 0)), ends
         said = f"the disturbed run did not end after {most} starts (exit {code}): {self._last_words()}"
         raise _ended(f"disproved: {said}", self._log, 6)
 
@@ -238,7 +241,8 @@ def render(result: dict[str, Any]) -> str:
     done = ", ".join(f"{count} {what}" for what, count in result["twice"].items())
     lines.append(f"done twice: {done or 'nothing'}")
     took = f"{result['undisturbed_s']:g} s undisturbed, {result['disturbed_s']:g} s disturbed"
-    lines.append(f"{took} in {result['starts']} starts, {result['units']} commits each")
+    starts = f"{len(result['ends'])} starts ({', '.join(result['ends'])})"
+    lines.append(f"{took} in {starts}, {result['units']} commits each")
     if result["scratch"]:
         lines.append(f"both runs and their log are in {result['scratch']}")
     if result["verdict"] == "not proved":

@@ -10,7 +10,6 @@ from raypipe.cluster_files.places import Document
 from raypipe.cluster_files.types import NodeType, Part
 
 WITH_GPU = re.compile(r"(p\d|g\d|gr\d|Standard_N)")  # the clouds' names of machine types with GPUs
-ONE_TYPE = "local.cluster.node"  # Ray's name of the type of all machines of a local cluster
 
 
 def launcher_types(path: str, source: Document) -> tuple[str, tuple[NodeType, ...]]:
@@ -81,7 +80,7 @@ def is_spot(config: dict[str, Any]) -> bool:
 
 
 def _local(top: Part) -> tuple[NodeType, ...]:
-    """Machines that are there already; `ray start` may say what of them Ray is to use."""
+    """Machines that are there already; `ray start` may say what of them Ray is to use, or else `metadata`."""
     provider = top.part("provider")
     workers = len(provider.take("worker_ips", list, []))
     if "coordinator_address" in provider.value:
@@ -95,12 +94,13 @@ def _local(top: Part) -> tuple[NodeType, ...]:
     found = []
     for name, key, low, high in kinds:
         said = started_with(top.take(key, list, []))
+        told = top.part("metadata").part(name)  # for us; Ray asks each machine itself
         memory = said.get("memory")
         found.append(
             NodeType(
-                name=f"{ONE_TYPE} ({name})",
-                cpus=_said(said.get("num-cpus")),
-                gpus=_said(said.get("num-gpus")),
+                name=name,
+                cpus=_said(said["num-cpus"]) if "num-cpus" in said else _number(told, "cpus"),
+                gpus=_said(said["num-gpus"]) if "num-gpus" in said else _number(told, "gpus"),
                 memory_bytes=int(memory) if memory and memory.isdecimal() else None,
                 min_nodes=low,
                 max_nodes=high,
@@ -112,9 +112,9 @@ def _local(top: Part) -> tuple[NodeType, ...]:
     return tuple(found)
 
 
-def _said(text: str | None) -> float | None:
+def _said(text: str) -> float | None:
     try:
-        return float(text) if text is not None else None
+        return float(text)
     except ValueError:
         return None  # $(nproc) and the like: known on the machine only
 

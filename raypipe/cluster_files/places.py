@@ -54,9 +54,11 @@ def read_documents(path: str | Path) -> tuple[Document, ...]:
     """
     file = Path(path).expanduser()
     try:
-        if file.stat().st_size > MAX_BYTES:
+        with file.open("rb") as stream:
+            held = stream.read(MAX_BYTES + 1)
+        if len(held) > MAX_BYTES:
             raise RequestError(f"{path} is larger than {MAX_BYTES:,} bytes; this is no cluster's file")
-        text = file.read_text()
+        text = held.decode()
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}", "give the path of a cluster's yaml file") from None
     except (OSError, UnicodeDecodeError) as fault:

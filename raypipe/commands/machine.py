@@ -22,10 +22,13 @@ def doctor(request: Request) -> int:
 
 
 def plan(request: Request) -> int:
-    from raypipe.planning.plan import OPTIONS, plan_of
+    from raypipe.planning.plan import OPTIONS, plan_of, plan_of_run
 
     options = {name: request.take(name) for name in OPTIONS}
-    made = plan_of(request.yaml() or "", request.settings, options)
+    if len(request.words) == 1 and not request.words[0].endswith((".yaml", ".yml")):
+        made = plan_of_run(request.words[0], request.settings)
+    else:
+        made = plan_of(request.yaml() or "", request.settings, options)
     show(made.result, made.text, request.json)
     if made.refused is not None:
         raise made.refused

@@ -9,13 +9,15 @@ The endpoint of a served model is not asked: what is committed counts as answere
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from raypipe.benchmark import Asks, Benchmark, wants_judge
+from raypipe.errors import RequestError
 from raypipe.evaluate.commit import asked_again, committed_units, ledger_of
 from raypipe.evaluate.engines import Subject, glance_at, subject_of
+from raypipe.evaluate.memory import actor_memory
 from raypipe.evaluate.plan import Unit, choose_benchmarks, located, named_benchmarks, units_of
 from raypipe.evaluate.prepared import PreparedFrames, check_prepared
 from raypipe.evaluate.tree import Tree, open_tree
@@ -24,7 +26,8 @@ from raypipe.model.cards import Card
 from raypipe.model.facts import BYTES, cache_bytes_per_token, parameters_of
 from raypipe.model.layouts import folder_of
 from raypipe.model.near import bytes_to_fetch
-from raypipe.records import MediumRef, Prediction, predictions_of
+from raypipe.model.read_outline import folder_outline
+from raypipe.records import MediumKind, MediumRef, Prediction, predictions_of
 from raypipe.settings import EvaluateSettings, JudgeSettings
 from raypipe.store.run import SETTINGS, Run
 
@@ -81,11 +84,12 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
             weigh = run is not None and settings.served is None
             subject = subject_of(settings) if weigh else glance_at(settings)
             _check_frames(settings, subject)
-        rows, answers = [], _Answers(run)
+        rows, answers, sizes = [], _Answers(run), _Sizes()
         for benchmark in sorted(chosen, key=lambda b: b.name):
             units = units_of(benchmark, settings, subject, tree)
             held = _held(run, units, settings) if run else set()
             row = _row(units, held, tree, settings)
+            sizes.add(units)
             row.benchmark, row.split = benchmark.name, benchmark.split
             row.judged = row.questions if benchmark.rubric is not None and benchmark.rule is None else 0
             answers.add(benchmark, units, held)
@@ -97,9 +101,25 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
         "benchmarks": [asdict(row) for row in rows],
         "missing_benchmarks": missing,
         "totals": _totals(rows, settings),
-        "model": model,
+        "model": model | {"actor": _actor(settings, sizes)},
         "judge": answers.judging(settings),
     }
+
+
+@dataclass
+class _Sizes:
+    """What the longest prompt and answer are made of."""
+
+    chars: int = 0
+    new_tokens: int = 0
+    kinds: set[MediumKind] = field(default_factory=set)
+
+    def add(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            self.new_tokens = max(self.new_tokens, unit.asking.max_new_tokens)
+            for group in unit.groups:
+                self.kinds |= {group.medium.kind} if group.medium else set()
+                self.chars = max(self.chars, *(len(question.prompt) for question in group.questions))
 
 
 class _Answers:
@@ -198,6 +218,25 @@ def _totals(rows: Sequence[Row], settings: EvaluateSettings) -> dict[str, int]:
     return {**totals, "certificate": min(settings.certificate, totals["questions"])}
 
 
+def _actor(settings: EvaluateSettings, sizes: _Sizes) -> dict[str, Any] | None:
+    """Memory of an actor; None where weights are not on this machine, or of a shape that is not known."""
+    if settings.served is not None:
+        return None
+    try:
+        outline, _ = folder_outline(settings.model, settings.model_base)
+    except RequestError:
+        return None
+    return actor_memory(
+        outline,
+        precision=settings.precision,
+        batch=settings.batch,
+        kinds=sizes.kinds,
+        question_chars=sizes.chars,
+        new_tokens=sizes.new_tokens,
+        on_gpu=settings.actor_gpus > 0,
+    ).row()
+
+
 def _model(settings: EvaluateSettings) -> dict[str, Any]:
     """Size of the weights and of the cache, where the model's files say so."""
     served = settings.served is not None
@@ -218,51 +257,3 @@ def _model(settings: EvaluateSettings) -> dict[str, Any]:
         facts |= {"parameters": sum(known), "weight_bytes": sum(known) * BYTES[settings.precision]}
     caches = [cache_bytes_per_token(folder, settings.precision) for folder in folders]
     return {**facts, "cache_bytes_per_token": next((c for c in caches if c is not None), None)}
-
-
-def render_forecast(plan: dict[str, Any]) -> str:
-    """For a person."""
-    total, model = plan["totals"], plan["model"]
-    lines = [f"plan of {plan['out']}: nothing is started"]
-    for row in plan["benchmarks"]:
-        name = f"{row['benchmark']} {row['split']}".rstrip()
-        lines.append(f"  {name:<24} {_counts(row)}")
-    lines += [f"  {name:<24} no data: {path}" for name, path in plan["missing_benchmarks"].items()]
-    lines.append(f"  {'in all':<24} {_counts(total)}")
-    if total["certificate"]:
-        lines.append(f"  {'certificate':<24} {total['certificate']} answers once more, one at a time")
-    if model["bytes_to_fetch"]:
-        lines.append(f"  {'model':<24} {_gib(model['bytes_to_fetch'])} GiB to fetch, once a node")
-    elif model["weight_bytes"]:
-        said = f"{model['parameters'] / 1e6:.1f} million weights, {_gib(model['weight_bytes'])} GiB"
-        cache = model["cache_bytes_per_token"]
-        said += f"; {cache / 1024:.1f} KiB of cache a token" if cache else ""
-        lines.append(f"  {'model':<24} {said}")
-    judge = plan["judge"]
-    if judge["calls"] or judge["more_calls"]:
-        lines.append(f"  {judge.get('model', 'a judge'):<24} {_judging(judge)}")
-    return "\n".join(lines)
-
-
-def _judging(judge: dict[str, Any]) -> str:
-    tokens = judge["prompt_tokens"] + judge["reply_tokens"]
-    said = f"{judge['calls']} calls, about {tokens / 1e6:.2f} million tokens"
-    if judge["at_most_usd"]:
-        said += f", about {judge['usd']:.2f} USD and at most {judge['at_most_usd']:.2f}"
-    return said + (f"; {judge['more_calls']} more at most" if judge["more_calls"] else "")
-
-
-def _counts(row: dict[str, int]) -> str:
-    said = f"{row['questions']} questions on {row['media']} media, {row['answered']} answered"
-    said += f"; to do: {row['decodes']} decodes, {row['generations']} answers"
-    notes = {
-        "media_missing": "media missing",
-        "packed": "media to be unpacked",
-        "prepared": "media out of prepare runs",
-        "judged": "answers for a judge",
-    }
-    return said + "".join(f", {row[key]} {name}" for key, name in notes.items() if row[key])
-
-
-def _gib(count: float) -> str:
-    return f"{count / (1 << 30):.2f}"

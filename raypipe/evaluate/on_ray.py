@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe import errors
+from raypipe.capacity import Need
 from raypipe.cluster import all_cpus, require, unwrapped
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.evaluate import gauges
@@ -22,11 +23,13 @@ from raypipe.evaluate.work import Answerer, Done, Work
 from raypipe.judge.pool import ACTOR_CPUS, actors_for
 from raypipe.records import PREDICTION_SCHEMA, predictions_of, to_table
 from raypipe.settings import EvaluateSettings
+from raypipe.shared import Marker, marked
 from raypipe.store.shards import encode
 
 READ, ANSWER = "read media", "answer"  # the operators' names on the dashboard
 READ_MEMORY = 512 << 20  # bytes; asked for reading alone, so that Ray does not fuse it into the model's actor
 LEAST_READ_CPUS = 0.25
+NO_MARKER = Marker()
 
 Row = dict[str, Any]
 
@@ -44,16 +47,20 @@ def on_ray(units: Sequence[Unit], work: Work) -> Iterator[Done]:
     counts = {unit.id: unit.count for unit in units}
     left = sum(counts.values())
     gauges.LEFT.set(left, run=work.name)
-    with unwrapped("evaluate"):
-        for row in stream_of(units, work, room).iter_rows():
+    with unwrapped("evaluate"), marked(work.settings.out) as marker:
+        for row in stream_of(units, work, room, marker).iter_rows():
             _raise_fault(row)
             left -= counts.pop(row["id"], 0)
             gauges.LEFT.set(left, run=work.name)
             yield Done(row["id"], tuple(_predictions(row["predictions"])))
 
 
-def stream_of(units: Sequence[Unit], work: Work, room: Room) -> Any:
-    """The dataset whose rows are answered units; nothing runs before they are taken."""
+def stream_of(units: Sequence[Unit], work: Work, room: Room, marker: Marker = NO_MARKER) -> Any:
+    """The dataset whose rows are answered units; nothing runs before they are taken.
+
+    Args:
+        marker: of the run folder; a node that does not see it carries nothing out.
+    """
     import ray.data
     from ray.data import ExecutionResources
 
@@ -64,9 +71,9 @@ def stream_of(units: Sequence[Unit], work: Work, room: Room) -> Any:
     source.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=settings.read_ahead_mib << 20
     )
-    return source.map(reading(work), num_cpus=room.read_cpus, memory=READ_MEMORY).map(
+    return source.map(reading(work, marker), num_cpus=room.read_cpus, memory=READ_MEMORY).map(
         answering(),
-        fn_constructor_args=(work,),
+        fn_constructor_args=(work, marker),
         compute=ray.data.ActorPoolStrategy(
             min_size=room.low,
             max_size=room.high,
@@ -79,12 +86,13 @@ def stream_of(units: Sequence[Unit], work: Work, room: Room) -> Any:
     )
 
 
-def reading(work: Work) -> Callable[[Row], Row]:
+def reading(work: Work, marker: Marker = NO_MARKER) -> Callable[[Row], Row]:
     """The task that reads the media of a unit."""
 
     def read(row: Row) -> Row:
         unit = Unit.unpack(row["unit"])
         try:
+            marker.check()
             attempt = begin(work.store, "read", unit.id, len(unit.groups))
             media = work.reader()(unit, attempt)
         except RaypipeError as fault:
@@ -104,7 +112,8 @@ def answering() -> type:
 class _Actor:
     """Holds the model, which is loaded once."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, marker: Marker = NO_MARKER) -> None:
+        self._marker = marker
         self._store, self._name = work.store, work.name
         begun = time.monotonic()
         self._answerer: Answerer = work.answerer()
@@ -116,6 +125,7 @@ class _Actor:
             return answer
         unit, begun = Unit.unpack(row["unit"]), time.monotonic()
         try:
+            self._marker.check()
             attempt = begin(self._store, "answer", unit.id, len(unit.groups))
             predictions = self._answerer(unit, unpack_media(row), attempt)
         except RaypipeError as fault:
@@ -140,11 +150,13 @@ def _room(settings: EvaluateSettings) -> Room:
         RequestError: it is too small.
     """
     low, high = settings.actor_range
+    taken = settings.actor_cpus
+    actors = Need("actor", low, taken, settings.actor_gpus)
     cpus = all_cpus()
     if cpus is None:  # nodes are added where they are needed
+        require("the evaluation", actors, Need("reader", 1, 1.0))
         return Room(low, high, 1.0)
-    taken = settings.actor_cpus
-    require(low * taken, low * settings.actor_gpus, "the evaluation")
+    require("the evaluation", actors)
     cpus -= _of_the_judge(settings)
     left = cpus - low * taken
     if left < LEAST_READ_CPUS:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from raypipe import benchmark as benchmarks
+from raypipe.cluster import require_shared
 from raypipe.evaluate.attempts import forget
 from raypipe.evaluate.commit import certificate_of, commit, held_units, ledger_of, media_of, predictions_in
 from raypipe.evaluate.engines import look_of
@@ -43,13 +44,16 @@ def evaluate(
         "media": {"all": n, "prepared": those that were not decoded}
 
     Raises:
-        RequestError: unknown benchmark, missing model or data, no key for the judge.
+        RequestError: unknown benchmark, missing model or data, no key for the judge, or a local path that not
+            all nodes share.
         ServiceError: the judge refuses or is down, or another driver is at work on the folder. All answers
             are committed where it is the judge.
         BudgetError: a benchmark's coverage is under the floor; everything answered is committed.
     """
     settings = located(settings)
     plan = make_plan(settings)
+    if execute is None:
+        require_shared([settings.out], _read_by(settings))
     tally = Tally.start(plan.units)
     tell = progress or (lambda _: None)
 
@@ -84,6 +88,13 @@ def evaluate(
         lease.finish()
     check_coverage(run, summary, settings.coverage_floor, judging.silence)
     return summary
+
+
+def _read_by(settings: EvaluateSettings) -> list[str]:
+    """The files and folders that workers read."""
+    served = settings.engine == "served"
+    models = [] if served else [settings.model, settings.model_base or ""]
+    return [*models, settings.eval_root, *settings.prepared]
 
 
 def judge_again(

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raypipe.planning.machines import Kind, Machines
 
+MOST = 1000  # processes of a node
 WORKABLE = 1e-9  # shares of a CPU or GPU are added up in floating point
 
 
 @dataclass(frozen=True)
 class Ask:
-    """So many processes of one size; with fewer than ``least`` the run cannot begin."""
+    """So many processes of one size; with fewer than ``least`` the run cannot begin.
+
+    ``later``: where there is no room beside the others, they can wait until those are done.
+    """
 
     what: str
     count: int
     least: int
     cpus: float
     gpus: float
+    later: bool = False
 
     def said(self) -> str:
         parts = [f"{self.cpus:g} CPU{'' if self.cpus == 1 else 's'}"] if self.cpus else []
@@ -30,12 +36,12 @@ class Ask:
 
 @dataclass
 class Used:
-    """Nodes of one kind that a run takes."""
+    """Nodes of one kind that processes lie on; ``cpus_left`` on the fullest of them, None: not known."""
 
     kind: str
     nodes: int
     held: int
-    cpus_left: float | None  # on each node, when it holds as many as it can
+    cpus_left: float | None
 
 
 @dataclass
@@ -46,7 +52,6 @@ class Fit:
         ok: at least as many as the run needs to begin.
         reason: why not, or what is short of what was asked.
         remedy: what to change.
-        usd_per_hour: of the nodes used and the head; None where a price is not known.
     """
 
     ask: Ask
@@ -55,70 +60,129 @@ class Fit:
     reason: str = ""
     remedy: str = ""
     used: list[Used] = field(default_factory=list)
-    usd_per_hour: float | None = None
-    unpriced: list[str] = field(default_factory=list)
-
-    @property
-    def nodes(self) -> int:
-        return sum(used.nodes for used in self.used)
 
     def row(self) -> dict[str, Any]:
-        return {**asdict(self), "nodes": self.nodes}
+        return asdict(self)
 
 
-def fit(ask: Ask, machines: Machines) -> Fit:
-    """Lays processes onto nodes, onto the kind that holds most of them first."""
-    found = Fit(ask)
-    able = [(kind, per_node(ask, kind)) for kind in machines.kinds]
-    able = sorted((pair for pair in able if pair[1]), key=lambda pair: -pair[1])
-    if not able:
-        found.reason = (
-            f"no node of {machines.where} holds {ask.what} ({ask.said()}): {_sizes(machines.kinds)}"
-        )
-        found.remedy = "lower what each takes, or choose larger machines"
+class _Node:
+    """One node with what is free on it; a share of a GPU lies on one of its GPUs."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.cpus = math.inf if kind.cpus is None else kind.cpus
+        whole = math.floor(kind.gpus + WORKABLE)
+        self.gpus = [1.0] * whole + ([kind.gpus - whole] if kind.gpus - whole > WORKABLE else [])
+
+    def take(self, ask: Ask) -> bool:
+        if ask.cpus > self.cpus + WORKABLE or (not ask.cpus and self.kind.cpus == 0 and not ask.gpus):
+            return False
+        if ask.gpus >= 1:
+            free = [n for n, left in enumerate(self.gpus) if left > 1 - WORKABLE]
+            if len(free) < ask.gpus:
+                return False
+            for n in free[: math.ceil(ask.gpus)]:
+                self.gpus[n] = 0.0
+        elif ask.gpus:
+            place = next((n for n, left in enumerate(self.gpus) if left > ask.gpus - WORKABLE), None)
+            if place is None:
+                return False
+            self.gpus[place] -= ask.gpus
+        self.cpus -= ask.cpus
+        return True
+
+
+class Floor:
+    """Nodes that fill up, one ask after the other."""
+
+    def __init__(self, machines: Machines) -> None:
+        self._machines = machines
+        self._open: list[_Node] = []
+
+    def place(self, ask: Ask) -> Fit:
+        """Lays processes onto nodes that have room left, then onto new ones, those that hold most first."""
+        found = Fit(ask)
+        held: Counter[int] = Counter()
+        able = [(kind, per_node(ask, kind)) for kind in self._machines.kinds if kind.count]
+        able = sorted((pair for pair in able if pair[1]), key=lambda pair: -pair[1])
+        for number, node in enumerate(self._open):
+            self._fill(node, number, found, held)
+        for kind, _ in able:
+            while found.held < ask.count and self._count(kind) < kind.count:
+                self._open.append(_Node(kind))
+                self._fill(self._open[-1], len(self._open) - 1, found, held)
+        found.used = self._used(held)
+        found.ok = found.held >= ask.least
+        self._say(found, able)
         return found
-    for kind, each in able:
-        wanted = min(kind.count, math.ceil((ask.count - found.held) / each))
-        if wanted > 0:
-            held = min(ask.count - found.held, wanted * each)
-            left = None if kind.cpus is None else max(0.0, kind.cpus - min(each, held) * ask.cpus)
-            found.used.append(Used(kind.name, wanted, held, left))
-            found.held += held
-    found.ok = found.held >= ask.least
-    if found.held < ask.count:
-        most = ", ".join(f"{kind.count} x {kind.name} with {each} each" for kind, each in able)
-        found.reason = f"{ask.count} x {ask.what} ({ask.said()}), and there is room for {found.held}: {most}"
-        found.remedy = "lower their number, or raise max_workers of the cluster"
-    _price(found, machines)
-    return found
+
+    def nodes(self) -> Counter[str]:
+        """The nodes that are taken, by kind."""
+        return Counter(node.kind.name for node in self._open)
+
+    def usd_per_hour(self) -> tuple[float | None, list[str]]:
+        """Of the nodes taken and of the head, which costs the same when it is idle; and what has no price."""
+        nodes = self.nodes()
+        kinds = {kind.name: kind for kind in self._machines.kinds}
+        for kind in kinds.values():
+            if kind.head:
+                nodes[kind.name] = max(1, nodes[kind.name])
+        unpriced = [kinds[n].instance or n for n in nodes if kinds[n].usd_per_hour is None]
+        if unpriced or not nodes:
+            return None, unpriced
+        return sum((kinds[n].usd_per_hour or 0.0) * count for n, count in nodes.items()), []
+
+    def _count(self, kind: Kind) -> int:
+        return sum(node.kind is kind for node in self._open)
+
+    @staticmethod
+    def _fill(node: _Node, number: int, found: Fit, held: Counter[int]) -> None:
+        while found.held < found.ask.count and node.take(found.ask):
+            found.held += 1
+            held[number] += 1
+
+    def _used(self, held: Counter[int]) -> list[Used]:
+        used: dict[str, Used] = {}
+        for number, count in held.items():
+            node = self._open[number]
+            left = None if math.isinf(node.cpus) else node.cpus
+            one = used.setdefault(node.kind.name, Used(node.kind.name, 0, 0, left))
+            one.nodes, one.held = one.nodes + 1, one.held + count
+            if left is not None and one.cpus_left is not None:
+                one.cpus_left = min(one.cpus_left, left)
+        return list(used.values())
+
+    def _say(self, found: Fit, able: Sequence[tuple[Kind, int]]) -> None:
+        """Why not all have a place."""
+        ask, where = found.ask, self._machines.where
+        if not able:
+            found.reason = (
+                f"no node of {where} holds {ask.what} ({ask.said()}): {_sizes(self._machines.kinds)}"
+            )
+            found.remedy = "lower what each takes, or choose larger machines"
+        elif found.held < ask.count:
+            most = ", ".join(f"{kind.count} x {kind.name} with {each} each" for kind, each in able)
+            beside = " beside the others" if self._open and not found.held else ""
+            found.reason = (
+                f"{ask.count} x {ask.what} ({ask.said()}), and there is room for {found.held}{beside}: {most}"
+            )
+            found.remedy = "lower their number, or raise max_workers of the cluster"
+            if not found.ok and ask.later:
+                found.ok, found.reason = True, f"{ask.what} waits until there is room: {most}"
+
+
+def placed(asks: Sequence[Ask], machines: Machines) -> tuple[list[Fit], Floor]:
+    """Lays asks one after the other onto the same machines."""
+    floor = Floor(machines)
+    return [floor.place(ask) for ask in asks], floor
 
 
 def per_node(ask: Ask, kind: Kind) -> int:
-    """How many a node of a kind holds."""
-    rooms = [_on_gpus(ask.gpus, kind.gpus)] if ask.gpus else []
-    if ask.cpus and kind.cpus is not None:
-        rooms.append(math.floor(kind.cpus / ask.cpus + WORKABLE))
-    return min(rooms, default=ask.count if kind.cpus != 0 else 0)
-
-
-def _on_gpus(each: float, gpus: float) -> int:
-    """A share of a GPU lies on one of them."""
-    if each >= 1:
-        return math.floor(gpus / each + WORKABLE)
-    whole = math.floor(gpus + WORKABLE)
-    return whole * math.floor(1 / each + WORKABLE) + math.floor((gpus - whole) / each + WORKABLE)
-
-
-def _price(found: Fit, machines: Machines) -> None:
-    """The head is paid for as long as the run lasts, whether it works or not."""
-    nodes = {used.kind: used.nodes for used in found.used}
-    for kind in machines.kinds:
-        if kind.head:
-            nodes.setdefault(kind.name, 1)
-    kinds = {kind.name: kind for kind in machines.kinds}
-    found.unpriced = [kinds[name].instance or name for name in nodes if kinds[name].usd_per_hour is None]
-    if not found.unpriced:
-        found.usd_per_hour = sum((kinds[name].usd_per_hour or 0.0) * count for name, count in nodes.items())
+    """How many an empty node of a kind holds, as far as anybody counts."""
+    node, count = _Node(kind), 0
+    while count < MOST and node.take(ask):
+        count += 1
+    return count
 
 
 def _sizes(kinds: Sequence[Kind]) -> str:

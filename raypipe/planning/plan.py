@@ -6,9 +6,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raypipe.errors import RequestError
-from raypipe.settings import DatasetSettings, EvaluateSettings, StageSettings, load, read_yaml
+from raypipe.settings import (
+    DatasetSettings,
+    EvaluateSettings,
+    Settings,
+    StageSettings,
+    TuneSettings,
+    load,
+    local,
+    read_yaml,
+)
+from raypipe.store.run import Run
 
 OPTIONS = ("cluster", "prices", "gpu", "gpu_gib", "mfu")
+MARKS: dict[str, type[Settings]] = {  # a key that settings of one kind alone have
+    "mixture": StageSettings,
+    "start": StageSettings,
+    "space": TuneSettings,
+    "stage": TuneSettings,
+    "eval_root": EvaluateSettings,
+    "benchmarks": EvaluateSettings,
+    "annotations": DatasetSettings,
+}
 
 
 class Plan(NamedTuple):
@@ -17,6 +36,39 @@ class Plan(NamedTuple):
     text: str
     result: dict[str, Any]
     refused: RequestError | None = None
+
+
+def plan_of_run(root: str, overrides: list[str]) -> Plan:
+    """What judging a finished evaluation would ask and pay: ``raypipe judge RUN``.
+
+    Raises:
+        RequestError: it is no finished evaluation; other runs have nothing to plan.
+    """
+    kind = Run.open(local(root)).settings["kind"]
+    if kind != "evaluate":
+        raise RequestError(
+            f"{root} is a run of {kind}, and all it does is done",
+            "plan takes a yaml, or the run of an evaluation: what judging it takes",
+        )
+    from raypipe.planning.evaluate import plan_judge
+
+    return Plan(*plan_judge(local(root), overrides))
+
+
+def kind_of(file: str | Path) -> type[Settings]:
+    """The kind of settings in a yaml, by its keys.
+
+    Raises:
+        RequestError: of no kind that has a plan.
+    """
+    keys = read_yaml(Path(file).expanduser()).keys()
+    for mark, kind in MARKS.items():
+        if mark in keys:
+            return kind
+    raise RequestError(
+        f"{file} is a yaml of no kind that plan knows",
+        "it takes datasets (annotations:), stages (mixture:), searches (space:) and evaluations (eval_root:)",
+    )
 
 
 def plan_of(file: str, overrides: list[str], options: dict[str, str | None] | None = None) -> Plan:
@@ -30,24 +82,24 @@ def plan_of(file: str, overrides: list[str], options: dict[str, str | None] | No
     """
     from raypipe.planning.room import refusal, room_of
 
-    keys = read_yaml(Path(file).expanduser()).keys()
-    given = dict.fromkeys(OPTIONS) | (options or {})
-    if "mixture" in keys or "start" in keys:
+    kind = kind_of(file)
+    settings, room = load(kind, file, overrides), room_of(dict.fromkeys(OPTIONS) | (options or {}))
+    refused = None
+    if isinstance(settings, StageSettings):
         from raypipe.planning.train import plan_train
 
-        text, result, fits = plan_train(load(StageSettings, file, overrides), room_of(given))
-        return Plan(text, result, refusal(fits))
-    if "eval_root" in keys or "benchmarks" in keys:
-        from raypipe.evaluate.forecast import forecast, render_forecast
+        text, result, fits = plan_train(settings, room)
+    elif isinstance(settings, TuneSettings):
+        from raypipe.planning.tune import plan_tune
 
-        result = forecast(load(EvaluateSettings, file, overrides))
-        return Plan(render_forecast(result), result)
-    if "annotations" in keys:
-        from raypipe.prepare.estimate import estimate, render
+        text, result, fits, refused = plan_tune(settings, room)
+    elif isinstance(settings, EvaluateSettings):
+        from raypipe.planning.evaluate import plan_evaluate
 
-        result = estimate(load(DatasetSettings, file, overrides))
-        return Plan(render(result), result)
-    raise RequestError(
-        f"{file} is a yaml of no kind that plan knows",
-        "it takes datasets (annotations:), stages (mixture:), searches (space:) and evaluations (eval_root:)",
-    )
+        text, result, fits = plan_evaluate(settings, room)
+    else:
+        from raypipe.planning.prepare import plan_prepare
+
+        assert isinstance(settings, DatasetSettings)  # noqa: S101 - the last of the kinds
+        text, result, fits = plan_prepare(settings, room)
+    return Plan(text, result, refusal(fits) or refused)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raypipe.errors import RequestError
-from raypipe.planning.fit import Ask, Fit, fit
+from raypipe.planning.fit import Fit, Floor
 from raypipe.planning.machines import GIB, Gpu, Machines, gpu_named, machines
 from raypipe.planning.prices import PriceFile, read_prices
 from raypipe.planning.text import Line, hours, some, usd
@@ -57,10 +57,6 @@ def room_of(options: dict[str, str | None]) -> Room:
     return Room(found, prices, gpu, mfu, options["mfu"] is not None)
 
 
-def placed(asks: Sequence[Ask], room: Room) -> list[Fit]:
-    return [fit(ask, room.machines) for ask in asks]
-
-
 def refusal(fits: Sequence[Fit]) -> RequestError | None:
     """Of the first that can never begin."""
     bad = next((f for f in fits if not f.ok), None)
@@ -88,24 +84,25 @@ def place_lines(fits: Sequence[Fit], room: Room) -> list[Line]:
             else f"{said}: it is here"
         )
         if found.reason:
-            said += f"; begins with {found.held}: {found.reason}"
-        lines.append(("needs", said))
+            said += f"; {found.reason}" if not found.held else f"; begins with {found.held}: {found.reason}"
+        lines.append(("needs" if not lines else "", said))
     return lines
 
 
-def cost_of(found: Fit, time_h: float | None, gpus: float) -> dict[str, Any]:
+def cost_of(floor: Floor, time_h: float | None, gpus: float) -> dict[str, Any]:
     """Hours and dollars, None where what they follow from is not known."""
-    rate = found.usd_per_hour
+    rate, unpriced = floor.usd_per_hour()
     return {
         "hours": time_h,
         "gpu_hours": None if time_h is None else time_h * gpus,
         "usd_per_hour": rate,
         "usd": None if time_h is None or rate is None else time_h * rate,
-        "unpriced": found.unpriced,
+        "unpriced": unpriced,
+        "nodes": dict(floor.nodes()),
     }
 
 
-def cost_line(cost: dict[str, Any], found: Fit, room: Room) -> Line:
+def cost_line(cost: dict[str, Any], room: Room) -> Line:
     if room.machines.where == "this machine":
         return "costs", f"{cost['gpu_hours']:.1f} GPU-hours" if cost[
             "gpu_hours"
@@ -117,7 +114,8 @@ def cost_line(cost: dict[str, Any], found: Fit, room: Room) -> Line:
     elif cost["usd"] is None:
         said.append(f"{cost['usd_per_hour']:.2f} USD an hour ({room.prices.said()}); hours are not known")
     else:
-        rate = f"{cost['usd_per_hour']:.2f} USD an hour for {some(found.nodes, 'node')} and the head"
+        nodes = some(sum(cost["nodes"].values()), "node")
+        rate = f"{cost['usd_per_hour']:.2f} USD an hour for {nodes} and the head"
         said.append(f"{hours(cost['hours'])} x {rate} = {usd(cost['usd'])} (on demand, {room.prices.said()})")
     return "costs", "; ".join(said)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from raypipe.planning.fit import Ask, Fit
-from raypipe.planning.room import Room, cost_line, cost_of, place_lines, placed
+from raypipe.planning.fit import Ask, Fit, placed
+from raypipe.planning.room import Room, cost_line, cost_of, place_lines
 from raypipe.planning.text import Line, hours, many, page, size, some
 from raypipe.settings import DatasetSettings, StageSettings
 from raypipe.train.forecast import forecast, needs
@@ -19,28 +19,32 @@ def plan_train(settings: StageSettings, room: Room) -> tuple[str, dict[str, Any]
     Raises:
         RequestError: as the stage itself, as far as it shows without a model.
     """
-    found = forecast(settings, _look)
+    found = forecast_of(settings)
     asks = asks_of(settings)
-    fits = placed(asks, room)
-    judged = _judged(found, room) if settings.workers.gpus else None
-    time_h = _hours(found, settings, room)
+    fits, floor = placed(asks, room.machines)
+    time_h = hours_of(found, settings, room)
     gpus = settings.workers.num * settings.workers.gpus
-    cost = cost_of(fits[0], time_h, gpus)
+    cost = cost_of(floor, time_h, gpus)
     result = {
         **found,
         "needs": needs(settings),
         "machines": room.machines.row(),
         "fit": [one.row() for one in fits],
-        "gpu": judged,
+        "gpu": judged(found, settings, room),
         "assumed": {"mfu": room.mfu, "given": room.mfu_given, "peak": room.gpu.peak if room.gpu else None},
         "cost": cost,
     }
-    lines = stage_lines(result, settings, room)
+    lines = stage_lines(result, settings)
     lines += place_lines(fits, room)
     if gpus:
-        lines += [_time_line(result, time_h, room), cost_line(cost, fits[0], room)]
+        lines += [_time_line(result, time_h, room), cost_line(cost, room)]
     title = f"plan of {settings.name}: nothing is started"
     return page(title, lines), result, fits
+
+
+def forecast_of(settings: StageSettings) -> dict[str, Any]:
+    """The stage's own forecast, in which parts that are to be prepared first are looked at, too."""
+    return forecast(settings, _look)
 
 
 def asks_of(settings: StageSettings) -> list[Ask]:
@@ -48,11 +52,11 @@ def asks_of(settings: StageSettings) -> list[Ask]:
     workers, chosen = settings.workers, settings.validation
     asks = [Ask("worker", workers.num, workers.min_num or workers.num, workers.cpus, workers.gpus)]
     if chosen.fraction or chosen.benchmarks:
-        asks.append(Ask("validation task", 1, 1, chosen.cpus, chosen.gpus))
+        asks.append(Ask("validation task", 1, 1, chosen.cpus, chosen.gpus, later=not chosen.wait))
     return asks
 
 
-def stage_lines(plan: dict[str, Any], settings: StageSettings, room: Room) -> list[Line]:
+def stage_lines(plan: dict[str, Any], settings: StageSettings) -> list[Line]:
     """What is read, done, taken and written, without the machines."""
     lines = [("reads" if n == 0 else "", _source(s)) for n, s in enumerate(plan["reads"])]
     lines += [
@@ -78,9 +82,9 @@ def _look(dataset: DatasetSettings) -> tuple[int, int, int]:
     return samples.total(), samples["image"], samples["video"] + samples["both"]
 
 
-def _judged(found: dict[str, Any], room: Room) -> dict[str, Any] | None:
-    """A rank's memory against the GPU's."""
-    if "memory" not in found or room.gpu is None:
+def judged(found: dict[str, Any], settings: StageSettings, room: Room) -> dict[str, Any] | None:
+    """A rank's memory against the GPU's; None where one of them is not known."""
+    if "memory" not in found or room.gpu is None or not settings.workers.gpus:
         return None
     memory, has = found["memory"], room.gpu.bytes
     fitting = [r["micro_batch"] for r in memory["by_micro_batch"] if r["device_bytes"] <= has]
@@ -93,7 +97,7 @@ def _judged(found: dict[str, Any], room: Room) -> dict[str, Any] | None:
     }
 
 
-def _hours(found: dict[str, Any], settings: StageSettings, room: Room) -> float | None:
+def hours_of(found: dict[str, Any], settings: StageSettings, room: Room) -> float | None:
     """Of computing alone: without start-up, validation and what waits for data."""
     gpus, peak = settings.workers.num * settings.workers.gpus, room.gpu.peak if room.gpu else None
     if not found.get("flops") or not gpus or peak is None or settings.precision != "bf16":

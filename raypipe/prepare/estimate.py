@@ -98,6 +98,12 @@ def _probe(
 
 def render(plan: dict[str, Any]) -> str:
     """For a person."""
+    lines = (f"  {name:<14} {said}" for name, said in estimate_lines(plan))
+    return "\n".join([f"plan of {plan['name']}: nothing is started", *lines])
+
+
+def estimate_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """An estimate for a person: a name and what is said of it a line."""
     kinds = ", ".join(f"{n} {kind}s" for kind, n in sorted(plan["media"].items())) or "none"
     samples = ", ".join(f"{n} {name}" for name, n in plan["samples"].items())
     lines = [
@@ -119,7 +125,7 @@ def render(plan: dict[str, Any]) -> str:
     bad = sum(m["bad"] for m in plan["measured"].values())
     probed = sum(m["probed"] for m in plan["measured"].values())
     lines.append(("measured on", f"{probed} media" + (f", {bad} of them bad" if bad else "")))
-    return "\n".join([f"plan of {plan['name']}: nothing is started", *(f"  {k:<14} {v}" for k, v in lines)])
+    return lines
 
 
 def _bytes(count: float) -> str:

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 from raypipe import errors
-from raypipe.cluster import unwrapped
+from raypipe.capacity import Need
+from raypipe.cluster import require, unwrapped
 from raypipe.errors import RaypipeError, ServiceError
 from raypipe.prepare import gauges
 from raypipe.prepare.held import Record
 from raypipe.prepare.units import UnitRef
 from raypipe.prepare.work import Work
+from raypipe.shared import Marker, marked
 from raypipe.store.files import Store
 
 ATTEMPTS = "attempts"
@@ -23,11 +25,26 @@ TRIES = 4  # of a unit whose worker died; Ray Data itself would try for ever
 
 def on_ray(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
     """Carries out units; yields their records as they come."""
+    require("prepare", Need("task", 1, 1.0))
+    told = gauges.Remaining(work.settings, units)
+    with unwrapped("prepare"), marked(work.store.root) as marker:
+        for row in _stream_of(units, work, marker).iter_rows():
+            if row["fault"]:
+                kind, *said = json.loads(row["fault"])
+                raise getattr(errors, kind, RaypipeError)(*said)
+            record = json.loads(row["record"])
+            told.done(record)
+            yield record
+
+
+def _stream_of(units: Sequence[UnitRef], work: Work, marker: Marker) -> Any:
+    """The dataset whose rows are units that were carried out; nothing runs before they are taken."""
     import ray.data
 
     def decode(row: dict[str, Any]) -> dict[str, Any]:  # its name is the operator's on the dashboard
         unit, begun = UnitRef(**json.loads(row["unit"])), time.monotonic()
         try:
+            marker.check()
             note_attempt(work.store, unit.id)
             record = work(unit)
         except RaypipeError as fault:  # Ray Data would hand on its text and lose what it is
@@ -42,15 +59,7 @@ def on_ray(units: Sequence[UnitRef], work: Work) -> Iterator[Record]:
         decode, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=at_once)
     )
     dataset.set_name(f"prepare {work.settings.name}")
-    told = gauges.Remaining(work.settings, units)
-    with unwrapped("prepare"):
-        for row in dataset.iter_rows():
-            if row["fault"]:
-                kind, *said = json.loads(row["fault"])
-                raise getattr(errors, kind, RaypipeError)(*said)
-            record = json.loads(row["record"])
-            told.done(record)
-            yield record
+    return dataset
 
 
 def note_attempt(store: Store, unit: str) -> None:

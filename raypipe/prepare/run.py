@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from raypipe.cluster import require_shared
 from raypipe.errors import BudgetError
 from raypipe.prepare.commit import Check, commit
 from raypipe.prepare.held import UNITS, Record, held_by, plan_units, recipe, record_name, reusable
@@ -35,13 +36,16 @@ def prepare(
         the totals of the manifest.
 
     Raises:
-        RequestError: missing data root or annotation file, another run in the folder.
+        RequestError: missing data root or annotation file, another run in the folder, or a local path that
+            not all nodes share.
         ServiceError: the store refuses, or another driver is at work on the folder.
         BudgetError: more records in quarantine than the error budget allows; the rest is committed.
     """
     annotations = Annotations(settings)  # first, so that a wrong request leaves no folder behind
     others = reusable(settings)
     found = survey(settings, annotations)
+    if execute is None:
+        require_shared([settings.out], [settings.data_root, *settings.reuse])
     run = Run.start(settings.out, "prepare", settings)
     inputs = _inputs(settings, annotations, found)
     parents = [other.lineage() for other in others]

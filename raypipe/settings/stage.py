@@ -195,6 +195,14 @@ def located(settings: StageSettings) -> StageSettings:
     return _with_paths(settings, "out").model_copy(update=more)
 
 
+def read_by(settings: StageSettings) -> list[str]:
+    """The files and folders that the workers of a stage read."""
+    start, validation = settings.start, settings.validation
+    parts = start.parts.model_dump().values() if start.parts else ()
+    named = [start.model, start.model_base, start.projector, *parts, validation.eval_root]
+    return [*(path for path in named if path), *(part.data for part in settings.mixture)]
+
+
 def _with_paths(group: S, *names: str) -> S:
     paths = {name: local(value) for name in names if (value := getattr(group, name)) is not None}
     return group.model_copy(update=paths)

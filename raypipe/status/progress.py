@@ -67,8 +67,9 @@ def _evaluate(run: Run, names: Sequence[str], told: Progress) -> Progress:
         found["answered"] = sum(c.get("answered", 0) for c in coverage)
         found["counted"] = sum(c.get("counted", 0) for c in coverage)
         found.pop("failed", None)
-    if any(n.startswith(f"{VERDICTS}/") for n in names):
-        found.setdefault("verdict_segments", sum(n.startswith(f"{VERDICTS}/") for n in names))
+    segments = sum(n.startswith(f"{VERDICTS}/") for n in names)
+    if segments and not run.complete and "verdicts" not in found:
+        found["verdict_segments"] = segments
     return found
 
 

@@ -160,11 +160,17 @@ def _refusals(action: str, path: str, missing: bool = False) -> Iterator[None]:
         raise ServiceError(f"cannot {action} {path}: {fault.strerror or fault}", remedy) from fault
 
 
+def temporary_name(path: str) -> str:
+    """A name beside a path that no store shows, and that is swept away once its writer is dead."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.{_here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+
+
 @contextlib.contextmanager
 def _written(path: str, data: Iterable[bytes]) -> Iterator[str]:
     """A synced temporary file beside its final place; gone at the end whatever happens."""
-    folder, name = os.path.split(path)
-    temporary = f"{folder}/.{name}.{_here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    folder = os.path.dirname(path)
+    temporary = temporary_name(path)
     try:
         os.makedirs(folder, exist_ok=True)
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

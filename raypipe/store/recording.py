@@ -39,10 +39,11 @@ FOLDER = "logs"
 BEAT_S = 30.0  # between signs of life
 LOOK_S = 0.5  # for a signal, which is written down at once: what stops a job kills it some seconds later
 LOCAL_S = 2.0  # between writes of text to a disk; to S3 it goes with the signs of life
-LAST_S, LAST_WHEN_STOPPED_S = 10.0, 2.0  # that the end waits for the last write
+LAST_S, LAST_WHEN_STOPPED_S = 10.0, 0.8  # that the end waits for the last write
 HEAD_BYTES, TAIL_BYTES = 64 << 10, 192 << 10  # of the text that are kept; between them it is cut
 LINE_CHARACTERS = 4000
 CLAIMS = 100
+_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "?")  # they move a terminal's cursor
 CUT = re.compile(r"^\.\.\. (\d+) lines were left out here \.\.\.$")
 
 _active: list[Recording] = []
@@ -63,7 +64,8 @@ class Text:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         with self._lock:
             for line in redact(text).splitlines():
-                data = f"{now}  {line[:LINE_CHARACTERS]}\n".encode(errors="replace")
+                shown = line.translate(_CONTROLS)[:LINE_CHARACTERS]
+                data = f"{now}  {shown}\n".encode(errors="replace")
                 self.lines += 1
                 if not self._tail and len(data) <= self._room:
                     self._head.append(data)
@@ -125,7 +127,7 @@ class Recording(logging.Handler):
 
     def end(self, fault: BaseException | None) -> None:
         """Writes the end down, and waits for that, but not for long."""
-        if os.getpid() != self._pid or self._thread is None:
+        if os.getpid() != self._pid or self._thread is None or self._over.is_set():
             return
         ending = Ending(0, self._last_line) if fault is None else ending_of(fault, self._command)
         if fault is not None:
@@ -152,24 +154,22 @@ class Recording(logging.Handler):
 
     def _write_until_the_end(self, store: Store) -> None:
         every = LOCAL_S if store.is_local else BEAT_S
-        lines, stopping = -1, False
-        beat = text = -BEAT_S  # when they were written last
+        lines, first, stopping = -1, True, False
+        beat = text = 0.0  # when they were tried last
         while True:
             over = self._over.wait(LOOK_S)
-            time_now = time.monotonic()
-            said, stopped = self._text.lines, self._stopping is not None
-            at_once = over or (stopped and not stopping) or lines < 0
-            if at_once or time_now - beat >= BEAT_S:
+            clock, stopped = time.monotonic(), self._stopping is not None
+            at_once = first or over or (stopped and not stopping)
+            first, stopping = False, stopped
+            if at_once or clock - beat >= BEAT_S:
                 self._keep_progress(final=over)
-                said = self._text.lines
-                if self._tried(store, self._write_record):
-                    beat, stopping = time_now, stopped
-                else:
-                    beat = time_now
-            if said != lines and (at_once or time_now - text >= every):
-                if self._number and self._tried(store, self._write_text):
+                self._tried(store, self._write_record)
+                beat = clock
+            said = self._text.lines
+            if self._number and said != lines and (at_once or clock - text >= every):
+                if self._tried(store, self._write_text):
                     lines = said
-                text = time_now
+                text = clock
             if over:
                 return
 
@@ -259,6 +259,12 @@ def stopping(signal_name: str) -> None:
     """Tells all recordings of a signal; for its handler."""
     for recorder in tuple(_active):
         recorder.stopping(signal_name)
+
+
+def end_all(fault: BaseException) -> None:
+    """Writes the end of all recordings down, where the process is about to go without coming to it."""
+    for recorder in tuple(_active):
+        recorder.end(fault)
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from raypipe.cluster import unwrapped
 from raypipe.errors import RaypipeError, StoppedError
 from raypipe.settings import StageSettings
+from raypipe.shared import marked
 from raypipe.store.files import Store
 from raypipe.train.board import Watched, unpacked
 from raypipe.train.plan import StagePlan
@@ -42,8 +43,13 @@ def fit(plan: StagePlan, settings: StageSettings, tell: Tell, stop: Stop | None 
     workers = settings.workers
     name = f"{settings.name}-{uuid.uuid4().hex[:8]}"
     limits = Limits(workers.stall_s, workers.start_s)
-    with Monitor(f"raypipe-board-{name}", Store(settings.out), limits, tell) as monitor:
-        trainer = _trainer(plan, settings, name, monitor.board_name, stop)
+    board = f"raypipe-board-{name}"
+    with (
+        marked(settings.out) as marker,
+        Monitor(board, Store(settings.out), limits, tell) as monitor,
+    ):
+        loop = {"plan": plan, "settings": settings.model_dump(mode="json"), "board": board, "marker": marker}
+        trainer = _trainer(settings, name, loop, stop)
         with unwrapped(f"train {settings.name}"):
             try:
                 interruptibly(trainer.fit)
@@ -58,7 +64,7 @@ def fit(plan: StagePlan, settings: StageSettings, tell: Tell, stop: Stop | None 
         return monitor.seen
 
 
-def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str, stop: Stop | None) -> Any:
+def _trainer(settings: StageSettings, name: str, loop: dict[str, Any], stop: Stop | None) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -71,7 +77,7 @@ def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str, st
     patience = int(max(workers.stall_s, workers.start_s)) + SLACK_S
     return (trainer_that_stops(stop) if stop else TorchTrainer)(
         on_worker,
-        train_loop_config={"plan": plan, "settings": settings.model_dump(mode="json"), "board": board},
+        train_loop_config=loop,
         torch_config=Meeting(backend="nccl" if workers.gpus else "gloo", timeout_s=patience),
         scaling_config=ScalingConfig(
             num_workers=(workers.min_num, workers.num) if workers.min_num else workers.num,
@@ -84,7 +90,7 @@ def _trainer(plan: StagePlan, settings: StageSettings, name: str, board: str, st
             name=name,
             storage_path=f"{settings.out}/ray",
             failure_config=FailureConfig(max_failures=workers.max_failures),
-            callbacks=[Failures(board)],
+            callbacks=[Failures(loop["board"])],
         ),
     )
 

@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from raypipe.cluster import require, unwrapped
+from raypipe.capacity import Need
+from raypipe.cluster import require, require_shared, unwrapped
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.settings import StageSettings, local, located
+from raypipe.settings.stage import read_by
+from raypipe.shared import marked
 from raypipe.store.journal import join, newest
 from raypipe.store.run import FileEntry, Manifest, Run
 from raypipe.train import scored
@@ -49,10 +52,10 @@ def train(
     plan = plan_stage(settings)
     if not Run(settings.out).complete:  # what a finished stage started from may be gone
         check_start(settings)
+        require_shared([settings.out], read_by(settings))
     run = Run.start(settings.out, "train", settings)
     if not run.complete:
-        least = settings.workers.min_num or settings.workers.num
-        require(least * settings.workers.cpus, least * settings.workers.gpus, "the stage")
+        _require_room(settings)
         watching, led = _watching(run, progress), stop is not None
         with watching as say, validating(run, plan, settings, say, led=led):
             seen = fit(plan, settings, tell, stop)
@@ -60,6 +63,18 @@ def train(
         _commit(run, plan, settings, seen)
     manifest = run.manifest
     return {**manifest["totals"], **manifest["facts"], "model": f"{settings.out}/model"}
+
+
+def _require_room(settings: StageSettings) -> None:
+    """Refuses a stage that the cluster can never hold."""
+    workers, chosen = settings.workers, settings.validation
+    ranks = Need("worker", workers.min_num or workers.num, workers.cpus, workers.gpus)
+    require("the stage", ranks)
+    if scored.wanted(settings):
+        scoring = Need("task", 1, chosen.cpus, chosen.gpus)
+        require("validation", scoring)
+        if chosen.wait:  # the workers wait for what is scored beside them
+            require("the stage with its validation", ranks, scoring)
 
 
 def _commit(run: Run, plan: StagePlan, settings: StageSettings, seen: Watched) -> None:
@@ -91,8 +106,9 @@ def _export(run: Run, plan: StagePlan, settings: StageSettings) -> None:
     step = scored.best_step(run.store) if settings.export == "best" else None
     # DEFAULT: not inside the placement group of a search's trial, which has no room for it.
     options: dict[str, Any] = {"num_cpus": settings.workers.cpus, "scheduling_strategy": "DEFAULT"}
-    task = ray.remote(max_retries=3, **options)(export_run).options(name=f"export {settings.name}")
-    with unwrapped(f"export of {settings.name}"):
+    options["name"] = f"export {settings.name}"
+    with unwrapped(f"export of {settings.name}"), marked(settings.out) as marker:
+        task = ray.remote(max_retries=3)(marker.before(export_run)).options(**options)
         interruptibly(lambda: ray.get(task.remote(plan, settings, step)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from raypipe.errors import RequestError, nearest
+from raypipe.model.sizes import ONEVISION_PARTS, VIDEO_PARTS
 from raypipe.records import fingerprint
 from raypipe.settings import StageSettings, TuneSettings, identity
 from raypipe.settings.tune import check_space, with_values
@@ -78,9 +79,7 @@ def _for_search(settings: TuneSettings, stage: StageSettings) -> StageSettings:
 
 
 def _check_parts(settings: TuneSettings) -> None:
-    from raypipe.model.families import FAMILIES  # only the driver pays for the libraries below it
-
-    parts = sorted({part for family in FAMILIES.values() for part in family.parts})
+    parts = sorted(VIDEO_PARTS | ONEVISION_PARTS)
     for name in settings.space:
         group, _, part = name.partition(".")
         if group == "rates" and part not in parts:

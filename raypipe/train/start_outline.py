@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from tokenizers import Tokenizer
 
-from raypipe.errors import RequestError
-from raypipe.model.facts import shapes_in
-from raypipe.model.layouts import (
-    Layout,
-    body_of,
-    folder_of,
-    layout_of,
-    tower_body,
-    towers_named,
-    vision_body,
-    weight_files,
-)
 from raypipe.model.llama_tokenizer import folder_tokenizer
-from raypipe.model.near import bytes_to_fetch
-from raypipe.model.outline import FRAMES, Outline, assembled_outline, outline_of, random_outline
+from raypipe.model.outline import Outline, random_outline
+from raypipe.model.read_outline import folder_outline, parts_outline
 from raypipe.settings import Start
 from raypipe.text.chat import TEMPLATES
 from raypipe.text.tokenizer import SPECIAL, train_tokenizer
@@ -29,7 +14,6 @@ from raypipe.train.mixture import Mixture
 
 TEXTS = 20_000  # samples whose texts a random model's tokenizer is trained on
 VOCABULARY = 32_000  # of a random model whose data is not there yet: Llama's
-OVER_TIME = "encoder.layers.0.temporal_embedding"
 
 
 def outline_of_start(start: Start, mixture: Mixture | None) -> tuple[Outline, Tokenizer | None]:
@@ -48,9 +32,10 @@ def outline_of_start(start: Start, mixture: Mixture | None) -> tuple[Outline, To
         words = tokenizer.get_vocab_size() if tokenizer is not None else VOCABULARY
         return random_outline(start.random, start.family, words), tokenizer
     if start.parts is not None:
-        names = (start.parts.language_model, start.parts.image_tower, start.parts.video_tower)
-        return _assembled(*(_here(name) for name in names))
-    return _of_folder(str(start.model), start.model_base)
+        outline, folder = parts_outline(start.parts)
+    else:
+        outline, folder = folder_outline(str(start.model), start.model_base)
+    return outline, folder_tokenizer(folder)
 
 
 def random_tokenizer(template: str, mixture: Mixture) -> Tokenizer:
@@ -61,50 +46,3 @@ def random_tokenizer(template: str, mixture: Mixture) -> Tokenizer:
     # In this order a model's ids of padding, begin and end are 0, 1 and 2 (see the families' random).
     special = SPECIAL if set(spelled) <= set(SPECIAL) else ("<|endoftext|>", *spelled)
     return train_tokenizer([f" {t}" for t in texts], special=special)
-
-
-def _of_folder(path: str, base: str | None) -> tuple[Outline, Tokenizer]:
-    folder = _here(path)
-    layout = layout_of(folder)
-    if layout in (Layout.ADAPTER, Layout.PROJECTOR):
-        if base is None:
-            raise RequestError(f"{folder} is {layout}", "name the model it was trained over: model_base=...")
-        under = _here(base)
-        if layout_of(under) is not Layout.LANGUAGE_MODEL:
-            return _of_folder(base, None)
-        return _assembled(under, *towers_named(body_of(folder), folder))
-    if layout is Layout.ORIGINAL:
-        body = body_of(folder)
-        image, video = (tower_body(body, kind, folder) for kind in ("image", "video"))
-        own = "model.video_tower.video_tower."
-        shapes = {k.removeprefix(own): s for k, s in shapes_in(weight_files(folder)).items()}
-        return _joined(body, image, video, shapes), folder_tokenizer(folder)
-    if layout is not Layout.HF:
-        raise RequestError(f"{folder} holds {layout}", "put a model together of its parts: start.parts")
-    return outline_of(body_of(folder)), folder_tokenizer(folder)
-
-
-def _assembled(text: Path, image: Path, video: Path) -> tuple[Outline, Tokenizer]:
-    shapes = {k.removeprefix("vision_model."): s for k, s in shapes_in(weight_files(video)).items()}
-    return _joined(body_of(text), vision_body(image), vision_body(video), shapes), folder_tokenizer(text)
-
-
-def _joined(
-    body: dict[str, Any], image: dict[str, Any], video: dict[str, Any], shapes: dict[str, tuple[int, ...]]
-) -> Outline:
-    """Whether the video tower attends over time its weights say, and where they do not, its configuration."""
-    text = {name: value for name, value in body.items() if name != "model_type" and value is not None}
-    found = shapes.get(OVER_TIME)
-    temporal = bool(found or video.get("add_time_attn") or video.get("temporal"))
-    frames = found[1] if found and len(found) == 3 else int(video.get("num_frames") or FRAMES)
-    return assembled_outline(text, image, video, temporal=temporal, frames=frames)
-
-
-def _here(path: str) -> Path:
-    """The folder of a model; one at an address is not fetched for a plan."""
-    if "://" in path and (count := bytes_to_fetch(path)):
-        raise RequestError(
-            f"{path} is not on this machine yet ({count / 2**30:.1f} GiB)",
-            "its shapes are known once a run has fetched it",
-        )
-    return folder_of(path)

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
-from raypipe.cluster import require, unwrapped
+from raypipe.capacity import Need
+from raypipe.cluster import machines, require, require_shared, unwrapped
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.report.search_plot import search_svg
 from raypipe.settings import StageSettings, TuneSettings, local, located
+from raypipe.settings.stage import read_by
 from raypipe.settings.tune import stage_of
 from raypipe.store.files import Store
 from raypipe.store.run import Manifest, Run
@@ -51,6 +53,7 @@ def tune(settings: TuneSettings, *, progress: Tell | None = None) -> dict[str, A
     """
     settings = _settled(settings)
     trials = _checked(settings)
+    require_shared([settings.out], read_by(trials[0].stage))
     run = Run.start(settings.out, "tune", settings)
     if not run.complete:
         outcomes = [outcome_of(t, settings.metric) for t in trials]
@@ -156,15 +159,21 @@ def concurrent_trials(settings: TuneSettings, trials: list[Trial]) -> int:
     """
     import ray
 
-    have = ray.cluster_resources()
+    nodes = machines()
+    have = {"CPU": nodes.cpus, "GPU": nodes.gpus} if nodes.known else ray.cluster_resources()
     fits = len(trials)
     for trial in trials:
         workers, chosen = trial.stage.workers, trial.stage.validation
         cpus = workers.num * workers.cpus + chosen.cpus + DRIVER_CPUS
         gpus = workers.num * workers.gpus + chosen.gpus
-        require(cpus, gpus, "one trial with its validation")
+        require(
+            "one trial with its validation",
+            Need("worker", workers.num, workers.cpus, workers.gpus),
+            Need("validation", 1, chosen.cpus, chosen.gpus),
+            Need("watcher", 1, DRIVER_CPUS),
+        )
         for name, wanted in (("CPU", cpus), ("GPU", gpus)):
-            if wanted:
+            if wanted and have.get(name, 0.0) < math.inf:
                 fits = min(fits, math.floor(have.get(name, 0.0) / wanted + 1e-9))
     return max(1, min(fits, settings.max_concurrent or fits))
 

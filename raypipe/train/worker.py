@@ -22,7 +22,8 @@ def on_worker(config: dict[str, Any]) -> None:
     """Runs one rank; returns at once where the run is over already.
 
     Args:
-        config: ``plan``, ``settings`` (plain values) and ``board``, the name of the run's board.
+        config: ``plan``, ``settings`` (plain values), ``board``, the name of the run's board, and ``marker``
+            of the run folder.
     """
     import ray
     import ray.train
@@ -48,6 +49,7 @@ def on_worker(config: dict[str, Any]) -> None:
 
     stall_s = settings.workers.stall_s
     try:
+        config["marker"].check()
         with Pulse(status, post, every_s=min(1.0, stall_s / 10), stacks_s=stall_s / 2):
             _train(config["plan"], settings, rank, world, context.get_local_rank(), status)
     except RaypipeError as fault:

@@ -90,7 +90,7 @@ def test_a_fault_that_did_not_fire_proves_nothing(fired, verdict, code):
     checks = tuple(compare("prepare", CLEAN.ids, CLEAN, CLEAN, True))
     row = Proof(checks, fired).row()
     more = {"verb": "prepare", "seed": 1, "notes": [], "twice": {}, "undisturbed_s": 1, "disturbed_s": 2}
-    result = {**row, **more, "starts": 1, "units": 4, "scratch": "/s"}
+    result = {**row, **more, "ends": ["exit 0"], "units": 4, "scratch": "/s"}
     assert row["verdict"] == verdict
     assert exit_code(result) == code
     assert ("NOT FIRED" in render(result)) == (verdict == "not proved" and bool(fired))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.status.look import status_of
 from tests.support import ROOT
 
 COMMAND = [
@@ -56,8 +57,12 @@ def test_a_stopped_training_ends_with_4_and_continues(tmp_path):
         assert "error: stopped" in errors
         assert "Traceback" not in errors
         assert not (run / "commit.json").exists()
+        found = status_of(str(run))
+        assert (found["state"], found["exit_code"], len(found["starts"])) == ("stopped", 4, number)
+        assert found["stopping"]["signal"] == how.name
     process = _start(tmp_path)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert output.startswith("60 steps, loss")
     assert (run / "commit.json").exists()
+    assert [row["state"] for row in status_of(str(run))["starts"]] == ["stopped", "stopped", "finished"]

@@ -109,6 +109,7 @@ PLANTS = [
         "apiVersion: ray.io/v1\n",
         "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a}\n---\napiVersion: ray.io/v1\n",
     ),
+    Plant("exposed-service", KUBE, "{containerPort: 8265,", "{containerPort: 8265, hostPort: 8265,"),
     # who may give work
     Plant("no-token-head", LOCAL, "    RAY_AUTH_MODE=token ", "    "),  # the first of the two is the head's
     Plant(
@@ -117,6 +118,8 @@ PLANTS = [
         "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray start --add",
         "ray start --add",
     ),
+    Plant("token-elsewhere", AWS, "RAY_AUTH_MODE=token ray start --head", "ray start --head"),
+    Plant("token-elsewhere", AWS, "RAY_AUTH_MODE=token ray start --add", "ray start --add"),
     Plant("no-token-docker", AWS, MODE, ""),
     Plant("auth-disabled", AWS, SETUP, f"{SETUP}  - echo 'export RAY_AUTH_MODE=disabled' >> ~/.bashrc\n"),
     Plant(
@@ -140,6 +143,9 @@ PLANTS = [
     # secrets
     setup("secret-in-file", "export WANDB_API_KEY=0123456789abcdef0123456789abcdef01234567"),
     setup("secret-in-file", f"aws configure set aws_access_key_id {KEY}"),
+    setup("secret-in-file", "echo | docker login -u me -p gh0stpass my.host"),
+    setup("secret-in-file", "aws configure set aws_secret_access_key gh0stpass"),
+    setup("secret-in-file", "\"curl -H 'Authorization: Bearer gh0stpass' -o a https://my.host/a\""),
     setup("secret-in-file", "git clone https://me:gh0stpass@git.host/me/repo ~/repo"),
     option("secret-in-file", "-e HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz"),
     Plant("secret-in-file", AWS, "--port=6379 --object", "--port=6379 --redis-password=hunter2 --object"),
@@ -209,6 +215,7 @@ PLANTS = [
     option("host-namespace", "--pid=host"),
     option("host-namespace", "--ipc host"),
     pod("host-namespace", "hostNetwork: true"),
+    option("host-network", "--network=host"),
     option("extra-powers", "--cap-add=SYS_ADMIN"),
     option("extra-powers", "--security-opt seccomp=unconfined"),
     container("extra-powers", "allowPrivilegeEscalation: false, capabilities: {add: [SYS_PTRACE]}"),
@@ -249,6 +256,13 @@ PLANTS = [
     Plant("role-wide", AWS, '"Action": "s3:ListBucket"', '"Action": "*"', WORKER_POLICY),
     Plant("role-wide", AWS, "arn:aws:iam::*:role/raypipe-worker", "*", HEAD_POLICY),
     Plant("role-wide", AWS, "arn:aws:s3:::edit-this-bucket/raypipe/*", "arn:aws:s3:::*/*", WORKER_POLICY),
+    Plant(
+        "role-wide",
+        KUBE,
+        "apiVersion: ray.io/v1\n",
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: a}\n"
+        "roleRef: {kind: ClusterRole, name: cluster-admin}\n---\napiVersion: ray.io/v1\n",
+    ),
     # machines
     Plant("spot-head", AWS, NODE, f"{NODE}      InstanceMarketOptions: {{MarketType: spot}}\n"),
     Plant(
@@ -279,6 +293,8 @@ PLANTS = [
     setup("open-to-all-users", "chmod a+rwx ~/raypipe"),
     setup("unverified-download", "curl -k -o a.tgz https://host/a.tgz"),
     setup("unverified-download", "pip install -c constraints.txt --trusted-host host wandb"),
+    setup("tunnel-out", "nohup ngrok http 8265 &"),
+    setup("tunnel-out", "ssh -fN -R 8265:localhost:8265 me@my.host"),
     setup("firewall-off", "sudo ufw disable"),
     Plant("firewall-off", LOCAL, "setup_commands:\n", "setup_commands:\n  - sudo systemctl stop firewalld\n"),
     # what is no cluster's file

@@ -95,6 +95,14 @@ def test_machines_that_are_there_already(tmp_path: Path) -> None:
     assert (worker.cpus, worker.gpus, worker.min_nodes, worker.max_nodes) == (None, 8.0, 2, 2)
 
 
+def test_what_ray_is_not_told_of_a_machine_may_be_told_to_us(tmp_path: Path) -> None:
+    text = LOCAL.replace("--num-gpus=8", "") + "metadata: {worker: {cpus: 96, gpus: 4}}\n"
+    _, worker = read_cluster(write(tmp_path, text)).node_types
+    assert (worker.cpus, worker.gpus) == (None, 4.0)  # --num-cpus=$(nproc) goes before
+    _, worker = read_cluster(write(tmp_path, text.replace("--num-cpus=$(nproc)", ""))).node_types
+    assert (worker.cpus, worker.gpus) == (96.0, 4.0)
+
+
 def test_machines_of_kuberay_stand_among_other_objects(tmp_path: Path) -> None:
     found = read_cluster(write(tmp_path, KUBERAY))
     assert found.kind == "kuberay"
@@ -179,6 +187,16 @@ def test_a_file_may_leave_the_machines_to_ray(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no such file"):
         read_cluster(str(tmp_path / "none.yaml"))
+
+
+def test_what_is_larger_than_any_clusters_file_is_not_read_on() -> None:
+    with pytest.raises(RequestError, match="larger than"):
+        read_cluster("/dev/zero")
+
+
+def test_a_deep_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="not valid yaml"):
+        read_cluster(write(tmp_path, "a: " + "[" * 20_000 + "]" * 20_000))
 
 
 def test_a_few_aliases_do_not_make_a_giant(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import pytest
 
 from raypipe import benchmark as benchmarks
 from raypipe.cli import VERBS, Request, main, parse
-from raypipe.planning.plan import OPTIONS as PLAN
+from raypipe.planning.plan import OPTIONS as PLAN_OPTIONS
+from raypipe.planning.plan import kind_of
 from raypipe.settings import (
     DatasetSettings,
     EvaluateSettings,
@@ -27,7 +28,6 @@ from raypipe.settings import (
     StageSettings,
     TuneSettings,
     load,
-    read_yaml,
 )
 from tests.support import ROOT
 from tests.support.pages import CLOUD, PAGES, RUN, Block, blocks
@@ -57,15 +57,9 @@ RAY = {
     "stop",
     "get-auth-token",
     "job",
+    "attach",
     "rsync-up",
     "rsync-down",
-    "attach",
-}
-KINDS: dict[str, type[Settings]] = {  # of a yaml, by a key that only it has
-    "mixture": StageSettings,
-    "space": TuneSettings,
-    "eval_root": EvaluateSettings,
-    "annotations": DatasetSettings,
 }
 ANYTHING = (CLOUD, "run on the machines", "needs Kubernetes")
 ALL = list(blocks())
@@ -85,10 +79,10 @@ def check_verb(verb: str, request: Request) -> None:
     if verb in ("prepare", "train"):
         load_yaml(StageSettings if verb == "train" else DatasetSettings, request, required=True)
     elif verb in ("plan", "chaos"):
-        for name in PLAN if verb == "plan" else ("seed", "faults", "sample", "out"):
-            request.take(name)
-        keys = read_yaml(ROOT / next(w for w in request.words if w.endswith(".yaml")))
-        load_yaml(next(kind for key, kind in KINDS.items() if key in keys), request, required=True)
+        names = PLAN_OPTIONS if verb == "plan" else ("seed", "faults", "sample", "out")
+        given = {name: request.take(name) for name in names}
+        assert given.get("cluster") is None or (ROOT / str(given["cluster"])).is_file()
+        load_yaml(kind_of(ROOT / str(next(w for w in request.words))), request, required=True)
     elif verb == "tune":
         load_yaml(TuneSettings, request, required=True)
     elif verb == "evaluate":

@@ -13,7 +13,7 @@ from raypipe.doctor.checks import Asked, Check, Finding, Level, carried_out, ok
 from raypipe.doctor.hardware import SHARED
 from raypipe.doctor.host import Answer, Disk, Host
 from raypipe.doctor.registry import MACHINE, NAMED, examine
-from tests.doctor.described import CARD, GIB, TMP, Described
+from tests.doctor.described import CARD, GIB, TMP, Described, node
 
 SLOW = (
     "decoders",
@@ -261,6 +261,24 @@ PLANTED: dict[str, tuple[Plant, str, str, str]] = {  # what is planted -> check,
         "RAY_ADDRESS",
         "fail",
         "clocks",
+    ),
+    "a node with a full disk": (
+        ray_at("http://head:8265", nodes=[node("10.0.0.1"), node("10.0.0.2", full=97)]),
+        "nodes",
+        "warn",
+        "free space",
+    ),
+    "a node without memory": (
+        ray_at("http://head:8265", nodes=[node("10.0.0.1", memory=99)]),
+        "nodes",
+        "warn",
+        "",
+    ),
+    "a dead node": (
+        ray_at("http://head:8265", nodes=[node("10.0.0.1"), node("10.0.0.2", state="DEAD")]),
+        "nodes",
+        "warn",
+        "ray status",
     ),
     "sessions left over": (key("sessions", {"session_a": 9 * GIB}), "Ray's leftovers", "warn", "rm -r"),
     "a proxy for everything": (env(HTTPS_PROXY="x", http_proxy="http://p:1"), "proxies", "fail", "no_proxy"),

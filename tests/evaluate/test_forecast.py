@@ -204,6 +204,6 @@ def test_the_command_line(root, tiny_folder, tmp_path, capsys):
     assert main(["plan", str(file), "limit=2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["totals"]["questions"] == 4
     assert main(["plan", str(file)]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "pope" in said
     assert "8 questions on 4 media, 0 answered; to do: 4 decodes, 8 answers" in said

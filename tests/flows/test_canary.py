@@ -1,4 +1,4 @@
-"""A whole run by ``ray job submit``: the key of the judge is nowhere but in its file.
+"""A whole run by jobs: the keys of the judge and of S3 and the token of the cluster are only in their files.
 
 The same search finds a key that is planted where Ray's own way puts one, so that it cannot pass by looking
 away.
@@ -7,7 +7,9 @@ away.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
 import sys
 import threading
 import uuid
@@ -16,9 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.store.files import Store
 from tests.support import ROOT
+from tests.support.clips import data_root
 from tests.support.eval_media import eval_root
 from tests.support.judge_endpoint import JudgeEndpoint
+from tests.support.one_node import TOKEN, OneNode
+from tests.support.s3 import addressed_to, new_bucket
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -72,40 +78,121 @@ def files_with(text: str, *folders: Path) -> list[str]:
     return found
 
 
-def test_the_key_of_the_judge_is_found_nowhere(one_node, tiny_folder, tmp_path):
-    canary, planted = (f"sk-canary-{uuid.uuid4().hex}" for _ in range(2))
+@dataclass
+class Jobs:
+    """The verbs of a whole run, each a job, and what was said of them."""
+
+    node: OneNode
+    folder: Path
+    aws: dict[str, str]
+    said: list[str] = field(default_factory=list)
+
+    def job(self, script: str, *arguments: str, runtime: dict | None = None) -> None:
+        """By Ray's own command line."""
+        command = (sys.executable, *script.split(), *arguments)
+        done = self.node.submit(*command, runtime=runtime or {"env_vars": self.aws})
+        self._note(done)
+
+    def submit(self, *arguments: str) -> None:
+        """By raypipe's."""
+        self.folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "raypipe.cli", "submit", *arguments, "--python", sys.executable]
+        environ = self.node.environ | {"RAY_ADDRESS": self.node.dashboard}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environ, capture_output=True, text=True, timeout=300
+        )
+        self._note(done)
+
+    def _note(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.said.append(done.stdout + done.stderr)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def yaml(file: Path, **values: object) -> str:
+    file.write_text(json.dumps(values))  # JSON is YAML
+    return str(file)
+
+
+def stage(folder: Path, prepared: str) -> str:
+    return yaml(
+        folder / "stage.yaml",
+        name="tiny",
+        out=str(folder / "trained"),
+        start={"random": "tiny", "seed": 4},
+        mixture=[{"data": prepared}],
+        rates={"multi_modal_projector": 2e-3},
+        steps=2,
+        global_batch=2,
+        micro_batch=1,
+        precision="fp32",
+        workers={"num": 1, "cpus": 1},
+        checkpoint={"every_steps": 1},
+        cache={"folder": str(folder / "cache")},
+    )
+
+
+def whole_run(jobs: Jobs, tmp_path: Path, bucket: str, judge: list[str]) -> None:
+    """prepare to S3, train from there, evaluate with a judge, report."""
+    data_root(tmp_path / "data")
+    prepared = f"s3://{bucket}/prepared"
+    dataset = yaml(
+        tmp_path / "dataset.yaml",
+        name="drawn",
+        data_root=str(tmp_path / "data"),
+        annotations=["tune.json"],
+        out=prepared,
+        error_budget=1.0,
+        rendition={"short_side": 32, "codec": "lossless"},
+    )
+    root, trained, run = eval_root(tmp_path / "eval"), tmp_path / "trained", tmp_path / "run"
+    jobs.job(f"{ROOT}/jobs/prepare.py", dataset)
+    jobs.job(f"{ROOT}/jobs/finetune.py", stage(tmp_path, prepared))
+    jobs.submit(
+        *("evaluate", "--model", str(trained), "--eval-root", str(root), "--out", str(run)),
+        *("actors=1", "actor_gpus=0", "actor_cpus=1", "precision=fp32", "max_new_tokens=4", *judge),
+    )
+    jobs.job("-m raypipe.cli", "report", str(run), str(trained), f"out={tmp_path / 'report'}")
+
+
+def test_secrets_are_found_nowhere_but_in_their_files(one_node, tmp_path, s3_server):
+    key, secret, planted = (f"sk-canary-{uuid.uuid4().hex}" for _ in range(3))
     secrets = tmp_path / "secrets"
-    secrets.mkdir()
-    (secrets / "key").write_text(canary)
-    root, out = eval_root(tmp_path / "eval"), tmp_path / "run"
-    report, cwd = tmp_path / "report", str(ROOT)
-    with JudgeEndpoint() as endpoint, Watch([canary, planted]) as watch:
-        evaluated = one_node.submit(
-            *(sys.executable, f"{cwd}/jobs/evaluate.py", f"model={tiny_folder}", f"eval_root={root}"),
-            *(f"out={out}", "actors=1", "actor_gpus=0", "actor_cpus=1", "precision=fp32", "max_new_tokens=4"),
-            *(f"judge.base_url={endpoint.base_url}", f"judge.key_file={secrets / 'key'}"),
-        )
-        assert evaluated.returncode == 0, evaluated.stdout[-3000:] + evaluated.stderr[-3000:]
+    secrets.mkdir(mode=0o700)
+    (secrets / "key").write_text(key)
+    (secrets / "aws").write_text(
+        f"[default]\naws_access_key_id = testing\naws_secret_access_key = {secret}\n"
+    )
+    aws = {
+        "AWS_SHARED_CREDENTIALS_FILE": str(secrets / "aws"),
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    assert not {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} & one_node.environ.keys()
+    bucket, jobs = new_bucket(s3_server), Jobs(one_node, tmp_path / "mine", aws)
+    with JudgeEndpoint() as endpoint, Watch([key, secret, TOKEN, planted]) as watch:
+        judge = [f"judge.base_url={endpoint.base_url}", f"judge.key_file={secrets / 'key'}"]
+        whole_run(jobs, tmp_path, bucket, judge)
         sent = {call.headers["authorization"] for call in endpoint.calls}
-        made = one_node.submit(sys.executable, "-m", "raypipe.cli", "report", str(out), f"out={report}")
-        assert made.returncode == 0, made.stdout[-3000:]
-        before = dict(watch.seen)
-        plant = one_node.submit(
-            sys.executable, "-c", "import time; time.sleep(2)", runtime={"env_vars": {"KEY": planted}}
-        )
-        assert plant.returncode == 0, plant.stderr[-3000:]
-    assert sent == {f"Bearer {canary}"}  # it was read, and used
-    assert (out / "scores.json").is_file()
-    assert (report / "report.html").is_file()
+        jobs.job("-c", "import time; time.sleep(2)", runtime={"env_vars": {"KEY": planted}})
+    assert sent == {f"Bearer {key}"}  # it was read, and used
+    assert (tmp_path / "trained/commit.json").is_file()
+    with addressed_to(s3_server):
+        objects = Store(f"s3://{bucket}")
+        assert "prepared/commit.json" in objects.list()
+        assert not [n for n in objects.list() if secret.encode() in objects.read(n)]
+    assert (tmp_path / "report/report.html").is_file()
     assert watch.looked > 1000
+    told = one_node.told() + "".join(jobs.said)
     # What is not looked for at the right places would not be found there either.
     assert watch.seen.get(planted)
     assert files_with(planted, one_node.folder)
-    assert planted in one_node.told()
-    assert before.get(canary) is None
-    assert watch.seen.get(canary) is None
-    assert files_with(canary, out, report, one_node.folder, root) == []
-    assert canary not in one_node.told()
-    for said in (evaluated, made):
-        assert canary not in said.stdout + said.stderr
-    assert files_with(canary, tmp_path) == [str(secrets / "key")]
+    assert planted in told
+    for canary, file in (
+        (key, secrets / "key"),
+        (secret, secrets / "aws"),
+        (TOKEN, one_node.folder / "token"),
+    ):
+        assert watch.seen.get(canary) is None
+        assert canary not in told
+        assert files_with(canary, tmp_path, one_node.folder) == [str(file)]

@@ -3,7 +3,7 @@
 import pytest
 
 from raypipe.errors import RequestError
-from raypipe.planning.fit import Ask, fit
+from raypipe.planning.fit import Ask, Fit, placed
 from raypipe.planning.machines import GPUS, Kind, Machines, of_file
 from raypipe.planning.prices import read_prices
 from raypipe.planning.room import room_of
@@ -11,6 +11,14 @@ from raypipe.planning.room import room_of
 HEAD = Kind("head", 1, 1, 0.0, 0.0, instance="m6i.2xlarge", usd_per_hour=0.4, head=True)
 GPU = Kind("gpu", 2, 0, 96.0, 8.0, gpu=GPUS["A100-80GB"], instance="p4de", usd_per_hour=27.0)
 CPU = Kind("cpu", 4, 0, 16.0, 0.0, instance="m6i", usd_per_hour=0.8)
+
+
+def fit(ask: Ask, machines: Machines) -> Fit:
+    return placed([ask], machines)[0][0]
+
+
+def price(ask: Ask, machines: Machines) -> tuple[float | None, list[str]]:
+    return placed([ask], machines)[1].usd_per_hour()
 
 
 def on(*kinds: Kind) -> Machines:
@@ -56,13 +64,28 @@ def test_why_it_can_never_be():
 
 
 def test_the_price_is_of_the_nodes_and_the_head():
-    assert fit(Ask("worker", 16, 16, 8, 1), on(HEAD, GPU, CPU)).usd_per_hour == pytest.approx(2 * 27.0 + 0.4)
+    assert price(Ask("worker", 16, 16, 8, 1), on(HEAD, GPU, CPU))[0] == pytest.approx(2 * 27.0 + 0.4)
+    alone = Kind("head", 1, 1, 96.0, 8.0, usd_per_hour=5.0, head=True)
+    assert price(Ask("worker", 8, 8, 8, 1), on(alone)) == (5.0, [])
 
 
 def test_an_unknown_price_is_never_nought():
     odd = Kind("gpu", 2, 0, 96.0, 8.0, instance="x9.huge")
-    found = fit(Ask("worker", 8, 8, 8, 1), on(HEAD, odd))
-    assert (found.usd_per_hour, found.unpriced) == (None, ["x9.huge"])
+    assert price(Ask("worker", 8, 8, 8, 1), on(HEAD, odd)) == (None, ["x9.huge"])
+
+
+def test_asks_share_the_machines():
+    workers, scored = Ask("worker", 16, 16, 8, 1), Ask("validation", 1, 1, 4, 1)
+    (one, two), floor = placed([workers, scored], on(HEAD, GPU))
+    assert (one.ok, two.ok, floor.nodes()) == (True, False, {"gpu": 2})
+    assert "beside the others" in two.reason
+    (_, two), _ = placed([workers, Ask("validation", 1, 1, 4, 1, later=True)], on(HEAD, GPU))
+    assert two.ok
+    assert "waits until there is room" in two.reason
+    (_, two), floor = placed([workers, Ask("decode", 64, 1, 1, 0)], on(HEAD, GPU, CPU))
+    assert (two.held, floor.nodes()) == (64, {"gpu": 2})  # beside the workers: 96 - 64 CPUs on each node
+    (_, two), floor = placed([workers, Ask("decode", 100, 1, 1, 0)], on(HEAD, GPU, CPU))
+    assert (two.held, floor.nodes()) == (100, {"gpu": 2, "cpu": 3})
 
 
 CLUSTER = """

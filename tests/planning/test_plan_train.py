@@ -8,6 +8,7 @@ import yaml
 from raypipe.cli import main
 from raypipe.planning.text import WIDTH
 from tests.planning.test_fit import CLUSTER
+from tests.support.held import seed_that_holds
 from tests.support.prepared import drawn_run
 
 
@@ -24,6 +25,7 @@ def files(tmp_path, run):
         "start": {"random": "7b"},
         "mixture": [{"data": str(run)}],
         "rates": {"language_model": 1e-5, "multi_modal_projector": 1e-5},
+        "seed": seed_that_holds(run, 0.3),
         "global_batch": 8,
         "micro_batch": 1,
         "workers": {"num": 8, "gpus": 1, "cpus": 8},

@@ -167,6 +167,12 @@ def test_a_long_text_is_cut_in_the_middle():
     assert len(text.data()) < 200 + 400 + 100
 
 
+def test_what_moves_a_cursor_is_not_kept():
+    text = Text()
+    text.add("a name with \x1b[2J and \x9b31m in it, and a\ttab")
+    assert text.data().decode().endswith("a name with ?[2J and ?31m in it, and a\ttab\n")
+
+
 def test_a_log_that_cannot_be_written_is_said_once_and_the_run_goes_on(tmp_path, capfd):
     (tmp_path / "logs").write_text("a file where a folder should be")
     recorded(str(tmp_path))

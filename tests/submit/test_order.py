@@ -113,6 +113,13 @@ def test_a_judges_settings_are_checked_too(here):
     asked(here, "judge", "/run", settings=("judge.concurrency=3", "drift=50", "coverage_floor=0.9"))
 
 
+def test_a_judges_model_is_a_name_and_its_key_a_path(here):
+    asking = asked(here, "judge", "/run", settings=("model=gpt-3.5-turbo", "key_file=/keys/judge"))
+    assert asking.paths == (("judge.key_file", "/keys/judge"),)
+    relative = asked(here, "judge", "/run", settings=("key_file=judge.key",))
+    assert "judge.key_file=judge.key" in missing(here, relative)
+
+
 def missing(root: Path, made) -> str:
     sizes = {str(f.relative_to(root)): 1 for f in root.rglob("*") if f.suffix in (".yaml", ".json")}
     try:

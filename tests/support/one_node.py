@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from raypipe.chaos.processes import marked_processes
 from tests.support import ROOT
 
 RAY = Path(sys.executable).with_name("ray")
-TOKEN = "b7" * 32
+TOKEN = secrets.token_hex(32)  # of this session
 
 
 def free_ports(count: int) -> list[int]:
@@ -97,6 +98,7 @@ def cluster_of_one(**more: str) -> Iterator[OneNode]:
     environ = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OPENAI_API_KEY")}
     environ |= dict([mark.split("=")]) | {
         "RAY_AUTH_MODE": "token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all of it on loopback, see raypipe/cluster.py
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "HOME": str(folder / "home"),

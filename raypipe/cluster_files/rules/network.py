@@ -139,6 +139,10 @@ def _exposed(view: View) -> Iterator[Hit]:
             spec = group.part("headService").part("spec")
             if spec.value.get("type") in ("NodePort", "LoadBalancer"):
                 yield Hit(group.source, (*spec.place, "type"), f"the head is a {spec.value['type']}")
+    for _, container in view.containers():
+        for port in container.parts("ports"):
+            if port.value.get("hostPort"):
+                yield Hit(port.source, port.place, f"port {port.value['hostPort']} of the machine leads in")
     for source in view.file.sources:
         kind, spec = source.value.get("kind"), Part.of(view.path, source)
         if kind in ("Ingress", "Route", "HTTPRoute", "Gateway", "VirtualService"):

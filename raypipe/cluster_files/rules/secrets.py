@@ -18,6 +18,9 @@ SHAPES = {  # what secrets of well-known makers look like
         r"\bsk-[A-Za-z0-9_-]{20,}|\bAIza[A-Za-z0-9_-]{30,}|\bxox[abpr]-[A-Za-z0-9-]{10,}"
     ),
     "a signed token": re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\."),
+    "a password": re.compile(r"\b(?:docker|podman)\s+login\b[^;&|]*\s-p[= ]?[^\s$]|\bsshpass\s+-p\s*[^\s$]"),
+    "a key": re.compile(r"Authorization:\s*(?:Bearer|Basic|token)\s+[A-Za-z0-9._~+/-]{8}", re.IGNORECASE),
+    "a secret of AWS": re.compile(r"\bconfigure\s+set\s+\S*(?:secret_access_key|session_token)\s+[^\s$]"),
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@$]+@"),
 }
 NAME = re.compile(
