@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from raypipe.capacity import Machine, Machines, Need, machines_of, refuse_impossible
 from raypipe.cluster_files.read import read_cluster
 from raypipe.errors import RaypipeError, RequestError, ServiceError
@@ -298,8 +300,22 @@ def _close_session_folder(folder: str | None) -> None:
 
 def _autoscales() -> bool:
     """Whether nodes may still be added (then a request that does not fit now may fit later)."""
+    if _bootstrap_file().exists():
+        return not _all_joined()
     # With KubeRay's autoscaler the head starts without one of its own.
-    return _bootstrap_file().exists() or "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
+    return "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
+
+
+def _all_joined() -> bool:
+    """Whether the cluster is of machines of one's own, which its file names, and all of them are there."""
+    import ray
+
+    try:
+        provider = yaml.safe_load(_bootstrap_file().read_text())["provider"]
+        named = 1 + len(provider["worker_ips"]) if provider["type"] == "local" else None
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return False
+    return named is not None and sum(node["Alive"] for node in ray.nodes()) >= named
 
 
 def _bootstrap_file() -> Path:

@@ -158,6 +158,8 @@ def nodes(host: Host, _: Asked) -> Iterator[Finding]:
 def _short(row: dict[str, Any]) -> Iterator[str]:
     """What a node is short of: disks over 95 % full or with less than 10 GiB, memory over 95 %."""
     for place, disk in (row.get("disk") or {}).items():
+        if disk["total"] < GIB:  # in a pod Ray says 1 byte, for it does not look
+            continue
         if disk["percent"] > FULL or disk["free"] < LEAST_DISK:
             free = f"{disk['free'] / GIB:.1f} GiB free in {place}"
             yield f"{row.get('ip')}: {free} ({disk['percent']:.0f} % full)"

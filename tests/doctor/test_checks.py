@@ -74,11 +74,20 @@ def head_here(m: Described) -> None:
     m.ports |= {("127.0.0.1", port) for port in (6379, 8265)}
 
 
+def on_kubernetes(m: Described) -> None:
+    """Ray does not look at the disks of pods: it says one byte, all of it free."""
+    pod = {**node("10.0.0.1"), "disk": {"/": {"total": 1, "used": 0, "free": 1, "percent": 0.0}}}
+    m.runs_ray("https://head:8265", nodes=[pod])
+    m.environ["RAY_ADDRESS"] = "https://head:8265"
+
+
 def behind_proxy(m: Described) -> None:
     m.environ |= {"http_proxy": "http://proxy:3128", "no_proxy": "localhost,127.0.0.1"}
 
 
-@pytest.mark.parametrize("plant", [bare, in_container, old_cgroup, on_cluster, head_here, behind_proxy])
+@pytest.mark.parametrize(
+    "plant", [bare, in_container, old_cgroup, on_cluster, on_kubernetes, head_here, behind_proxy]
+)
 def test_other_machines_that_are_well_raise_none_either(plant):
     machine = Described()
     plant(machine)
