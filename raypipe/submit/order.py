@@ -97,7 +97,8 @@ def order(verb: str, words: list[str], settings: list[str], verbs: list[str], ro
             raise RequestError(f"{verb} is about this machine; it is no job", f"raypipe {verb} ...")
         raise RequestError(f"no verb is called '{verb}'", nearest(verb, [*allowed, *STAGES], shown=24))
     _refuse_secrets(settings)
-    words = [_inside(w, root) if _is_yaml(w) else w for w in words]
+    words = [_inside(w, root) if _is_yaml(w) else _from_home(w) for w in words]
+    settings = [_from_home(s) for s in settings]
     out, paths = _checked(verb, words, settings)
     if out is not None:
         _refuse_relative("out", out)
@@ -186,6 +187,11 @@ def _paths_of(settings: Settings) -> Iterator[tuple[str, str]]:
     else:
         found = []
     yield from ((name, path) for name, path in found if path is not None)
+
+
+def _from_home(text: str) -> str:
+    """Paths below this machine's home folder from ``~``: the shell has put the folder's name in its place."""
+    return re.sub(rf"(?<![\w/.~-]){re.escape(str(Path.home()))}(?=/|$)", "~", text)
 
 
 def _inside(path: str, root: Path) -> str:

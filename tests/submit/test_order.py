@@ -8,7 +8,7 @@ import pytest
 
 from raypipe.cli import VERBS
 from raypipe.errors import RequestError
-from raypipe.submit.order import WITH_SETTINGS, order, refuse_missing
+from raypipe.submit.order import WITH_SETTINGS, _from_home, order, refuse_missing
 from raypipe.submit.upload import Upload
 from tests.support import ROOT
 
@@ -165,3 +165,25 @@ def test_every_verb_has_a_script():
     for file in (ROOT / "jobs").glob("*.py"):
         assert len(file.read_text().splitlines()) <= 30
         assert "raise SystemExit(" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("/home/me/runs/a", "~/runs/a"),
+        ("out=/home/me/runs/a", "out=~/runs/a"),
+        ("prepared=[/home/me/a, /home/me/b]", "prepared=[~/a, ~/b]"),
+        ("out=/home/meadow/a", "out=/home/meadow/a"),
+        ("out=/mnt/home/me/a", "out=/mnt/home/me/a"),
+        ("out=s3://bucket/home/me/a", "out=s3://bucket/home/me/a"),
+    ],
+)
+def test_what_the_shell_made_of_a_tilde_is_the_clusters_home_again(typed, sent, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert _from_home(typed) == sent
+
+
+def test_a_run_below_home_is_one_of_the_cluster(here, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert asked(here, "verify", "/home/me/runs/a").arguments == ("~/runs/a",)
+    assert asked(here, "prepare", "d.yaml", settings=("out=/home/me/p",)).out == "~/p"
