@@ -148,8 +148,8 @@ def check_ray(words: list[str]) -> None:
         check_job(entry[1:])
 
 
-def check_chmod(words: list[str]) -> None:
-    assert words == ["600", "~/.ray/auth_token"]
+def check_token(words: list[str]) -> None:
+    assert words == ["077;", "ray", "get-auth-token", "--generate)"]
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
@@ -158,7 +158,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "make": check_make,
     "export": lambda words: None,
     "source": lambda words: None,
-    "chmod": check_chmod,
+    "(umask": check_token,
 }
 
 
