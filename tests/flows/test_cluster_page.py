@@ -21,7 +21,7 @@ from tests.support import ROOT
 from tests.support.judge_endpoint import JudgeEndpoint
 from tests.support.pages import CLOUD, RUN, blocks
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 TINY_STAGE = [
     *("start={random: tiny}", "workers={num: 1}", "precision=fp32", "global_batch=4", "micro_batch=4"),
