@@ -41,7 +41,7 @@ SCENARIOS = f"""
 2 | unknown setting | train s.yaml stepps=3
 2 | no such model folder | train s.yaml start.model=/no/such
 2 | no benchmark is called | evaluate e.yaml benchmarks=popee
-2 | takes a run of evaluate | judge $R/drawn/run
+2 | takes one of evaluate | judge $R/drawn/run
 2 | not a run folder | verify $R/eval
 2 | neither a yaml | submit prepare d.yaml sampling
 3 | the error budget is 0.0 % | prepare d.yaml data_root=$R/bad/data out=$R/bad/run error_budget=0 {DRAWN}
