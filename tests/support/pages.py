@@ -12,7 +12,7 @@ from tests.support import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLOUD = "needs a cloud account"
-RUN = "docs/cluster.md"  # tests/flows/test_cluster_page.py runs what does not need a cloud account
+RUN = "docs/cluster.md"  # tests/cluster/test_page.py runs what does not need a cloud account
 MARK = re.compile(r"<!-- (.*) -->")
 
 
