@@ -176,7 +176,7 @@ PLANTS = [
     # images and packages
     Plant("image-unpinned", AWS, "ray:2.60.0-py311-gpu", "ray:latest-gpu"),
     Plant("image-unpinned", AWS, "rayproject/ray:2.60.0-py311-gpu", "my.host:5000/ray"),
-    Plant("image-unpinned", KUBE, "raypipe:0.5.0-ray2.60.0", "raypipe"),
+    Plant("image-unpinned", KUBE, "raypipe:0.6.0-ray2.60.0", "raypipe"),
     Plant("ray-version", AWS, "ray:2.60.0-py311-gpu", "ray:2.44.1-py311-gpu"),
     setup("ray-version", "pip install 'ray[default]==2.44.1'"),
     Plant("ray-version", KUBE, 'rayVersion: "2.60.0"', 'rayVersion: "2.9.0"'),
