@@ -125,9 +125,10 @@ class Host:
 
     def kill(self) -> None:
         """Ends all its processes at once, as a power cut does."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self.process.wait(30)
+        if self.alive:  # or the machine may have given its process id to another one
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.process.wait(30)
 
     def processes(self) -> dict[int, str]:
         """The machine's ids of its living processes, with their command lines."""
