@@ -286,6 +286,9 @@ def _dispatch(argv: list[str], command: Command) -> int:
         known = VERBS[verb]
         print(f"usage: raypipe {verb} {known.arguments}\n\n{known.text}\n\n{EXIT_CODES}")
         return 0
+    submitted_by = os.environ.get("RAYPIPE_SUBMITTED_BY", __version__)
+    if submitted_by != __version__:
+        print(f"note: submitted by raypipe {submitted_by}, carried out by {__version__}", file=sys.stderr)
     run = getattr(importlib.import_module(f"raypipe.commands.{VERBS[verb].module}"), verb)
     return int(run(request) or 0)
 

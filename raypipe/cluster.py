@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from raypipe.capacity import Machine, Machines, Need, machines_of, refuse_impossible
 from raypipe.cluster_files.read import read_cluster
-from raypipe.errors import RaypipeError, ServiceError
+from raypipe.errors import RaypipeError, RequestError, ServiceError
 from raypipe.shared import Answer, Look, look, refuse_unshared
 
 ASK_S = 60.0  # for all nodes together to say what they see
@@ -48,11 +51,13 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         quiet: keep the log lines of Ray and of its workers out of this terminal.
 
     Raises:
+        RequestError: RAY_ADDRESS is the address of a dashboard.
         ServiceError: Ray cannot be reached or started.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    local = "RAY_ADDRESS" not in os.environ
+    address = _named_address()
+    local = address is None
     if local and "ray" not in sys.modules:  # Ray reads its authentication mode once, when it is imported
         _turn_on_authentication()
         os.environ.setdefault(*_ON_LOOPBACK)
@@ -67,19 +72,12 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     if local:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     else:
-        options["address"] = os.environ["RAY_ADDRESS"]
+        options["address"] = address
     stop = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(**options)  # type: ignore[arg-type]
     except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
-        remedy = (
-            "check RAY_ADDRESS and the token"
-            if not local
-            else "see the log under /tmp/ray/session_latest/logs"
-        )
-        raise ServiceError(
-            f"cannot connect to Ray: {str(fault).strip().splitlines()[0][:200]}", remedy
-        ) from fault
+        raise not_connected(fault, address) from fault
     if local:
         _close_session_folder(context.address_info.get("session_dir"))
     _quiet_progress_bars()
@@ -89,6 +87,37 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _named_address() -> str | None:
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise RequestError(
+            f"RAY_ADDRESS is {address}, a dashboard: it takes jobs, and this would join the cluster",
+            "raypipe submit in place of raypipe; or unset RAY_ADDRESS to work on this machine alone",
+        )
+    return address or None
+
+
+def not_connected(fault: Exception, address: str | None) -> ServiceError:
+    """Why there is no connection, of what Ray says in many lines.
+
+    Args:
+        address: of the cluster; None where a local one was to start.
+    """
+    said = str(fault).strip()
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
+    if len(versions) == 2:
+        (ray, python), (our_ray, our_python) = versions
+        return ServiceError(
+            f"the cluster at {address} has Ray {ray} on Python {python}, and this is Ray {our_ray} on Python "
+            f"{our_python}; they must be the same",
+            "install what the cluster has, or work with the cluster's own: raypipe submit VERB ...",
+        )
+    remedy = "see the log under /tmp/ray/session_latest/logs"
+    if address is not None:
+        remedy = "check RAY_ADDRESS (unset it to work on this machine) and the token (RAY_AUTH_TOKEN_PATH)"
+    return ServiceError(f"cannot connect to Ray: {(said.splitlines() or [''])[0][:200]}", remedy)
 
 
 def facts() -> dict[str, Any]:
@@ -271,8 +300,22 @@ def _close_session_folder(folder: str | None) -> None:
 
 def _autoscales() -> bool:
     """Whether nodes may still be added (then a request that does not fit now may fit later)."""
+    if _bootstrap_file().exists():
+        return not _all_joined()
     # With KubeRay's autoscaler the head starts without one of its own.
-    return _bootstrap_file().exists() or "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
+    return "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
+
+
+def _all_joined() -> bool:
+    """Whether the cluster is of machines of one's own, which its file names, and all of them are there."""
+    import ray
+
+    try:
+        provider = yaml.safe_load(_bootstrap_file().read_text())["provider"]
+        named = 1 + len(provider["worker_ips"]) if provider["type"] == "local" else None
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return False
+    return named is not None and sum(node["Alive"] for node in ray.nodes()) >= named
 
 
 def _bootstrap_file() -> Path:

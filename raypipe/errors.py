@@ -106,7 +106,7 @@ def _closest(name: str, choices: list[str]) -> str | None:
     best = min(
         choices, key=lambda c: (slips[c], -difflib.SequenceMatcher(None, name, c).ratio()), default=None
     )
-    if best is not None and slips[best] <= max(1, len(name) // 4):
+    if best is not None and slips[best] <= max(1, len(name) // 4) and slips[best] < len(name):
         return best
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return close[0] if close else None

@@ -10,7 +10,6 @@ from raypipe.cluster_files.places import Document
 from raypipe.cluster_files.types import NodeType, Part
 
 WITH_GPU = re.compile(r"(p\d|g\d|gr\d|Standard_N)")  # the clouds' names of machine types with GPUs
-ONE_TYPE = "local.cluster.node"  # Ray's name of the type of all machines of a local cluster
 
 
 def launcher_types(path: str, source: Document) -> tuple[str, tuple[NodeType, ...]]:
@@ -99,7 +98,7 @@ def _local(top: Part) -> tuple[NodeType, ...]:
         memory = said.get("memory")
         found.append(
             NodeType(
-                name=f"{ONE_TYPE} ({name})",
+                name=name,
                 cpus=_said(said["num-cpus"]) if "num-cpus" in said else _number(told, "cpus"),
                 gpus=_said(said["num-gpus"]) if "num-gpus" in said else _number(told, "gpus"),
                 memory_bytes=int(memory) if memory and memory.isdecimal() else None,

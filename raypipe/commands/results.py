@@ -8,7 +8,7 @@ from typing import Any
 
 from raypipe.cli import Request, show
 from raypipe.commands.arguments import one_word, print_report
-from raypipe.errors import RequestError
+from raypipe.errors import BudgetError, RequestError
 from raypipe.settings import local
 
 
@@ -147,7 +147,12 @@ def unpack(request: Request) -> int:
     else:
         raise RequestError(f"the media of {chosen.name} are files already", chosen.source)
     show(result, unpacked_text(result), request.json)
-    return 3 if result["refused"] else 0
+    if refused := result["refused"]:
+        raise BudgetError(
+            f"{len(refused)} files could not be made; the others are there",
+            "complete the folders that are named, then run the same command again",
+        )
+    return 0
 
 
 def benchmarks(request: Request) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from raypipe.doctor.checks import Asked, Check, Finding, fail, ok, warn
@@ -16,6 +17,7 @@ PROTECTED = "/api/jobs/"  # of the dashboard: answers nobody without the token
 LISTENS = "0A"  # a state in /proc/net/tcp
 LEFT_GIB, LEFT_SESSIONS = 5.0, 500
 SKEW_S = 60.0
+FULL, LEAST_DISK = 95.0, 10 * GIB  # percent; bytes
 DANGER = "whoever has it can run code on your cluster"
 
 
@@ -67,7 +69,7 @@ def auth_mode(host: Host, _: Asked) -> Iterator[Finding]:
     if mode is None or mode == "token":
         yield ok("Ray authentication", "by token" if mode else "by token: raypipe turns it on")
     else:
-        fix = f"unset RAY_AUTH_MODE, or export RAY_AUTH_MODE=token on every node: {DANGER}"
+        fix = "unset RAY_AUTH_MODE, or export RAY_AUTH_MODE=token on every node: nobody is asked who they are"
         yield fail("Ray authentication", f"RAY_AUTH_MODE={mode}: jobs are taken from anybody", fix)
 
 
@@ -133,6 +135,39 @@ def address(host: Host, _: Asked) -> Iterator[Finding]:
     yield from _version(host, named)
 
 
+def nodes(host: Host, _: Asked) -> Iterator[Finding]:
+    """The nodes of the cluster that RAY_ADDRESS names, as its dashboard shows them: alive, disks, memory."""
+    named = host.environ.get("RAY_ADDRESS", "")
+    if not named.startswith(("http://", "https://")):
+        return
+    answer = host.fetch(named.rstrip("/") + "/nodes?view=summary", _bearer(host))
+    if answer is None or answer.status != 200:
+        return  # RAY_ADDRESS says so
+    rows = json.loads(answer.body)["data"]["summary"]
+    alive = [row for row in rows if row.get("raylet", {}).get("state") == "ALIVE"]
+    short = [said for row in alive for said in _short(row)]
+    if short:
+        yield warn("nodes", "; ".join(short[:4]), "free space there, or give Ray another disk: --temp-dir")
+    elif alive:
+        yield ok("nodes", f"{len(alive)} alive, with room on their disks")
+    if len(rows) > len(alive):
+        gone = ", ".join(str(row.get("ip", "?")) for row in rows if row not in alive)
+        yield warn("nodes", f"dead: {gone}", "ray status says why; the autoscaler replaces nodes of its own")
+
+
+def _short(row: dict[str, Any]) -> Iterator[str]:
+    """What a node is short of: disks over 95 % full or with less than 10 GiB, memory over 95 %."""
+    for place, disk in (row.get("disk") or {}).items():
+        if disk["total"] < GIB:  # in a pod Ray says 1 byte, for it does not look
+            continue
+        if disk["percent"] > FULL or disk["free"] < LEAST_DISK:
+            free = f"{disk['free'] / GIB:.1f} GiB free in {place}"
+            yield f"{row.get('ip')}: {free} ({disk['percent']:.0f} % full)"
+    memory: list[float] = list(row.get("mem") or [])
+    if len(memory) > 2 and memory[2] > FULL:
+        yield f"{row.get('ip')}: {memory[2]:.0f} % of the memory is in use"
+
+
 def leftovers(host: Host, _: Asked) -> Iterator[Finding]:
     folder = ray_folder(host)
     left = host.sizes(folder, "session_")
@@ -163,7 +198,7 @@ def _closed(name: str, what: str, answer: Answer) -> Iterator[Finding]:
     if answer.status in (401, 403):
         yield ok(name, f"{what} asks for the token")
     elif answer.status == 200:
-        fix = f"ray stop, and start it with RAY_AUTH_MODE=token: {DANGER}"
+        fix = "ray stop, and start it with RAY_AUTH_MODE=token"
         yield fail(name, f"{what} answers without a token: anybody who reaches it can run code", fix)
     else:
         yield warn(
@@ -171,10 +206,13 @@ def _closed(name: str, what: str, answer: Answer) -> Iterator[Finding]:
         )
 
 
-def _version(host: Host, named: str) -> Iterator[Finding]:
+def _bearer(host: Host) -> dict[str, str]:
     secret = host.environ.get("RAY_AUTH_TOKEN") or (host.read(token_file(host)) or "").strip()
-    header = {"Authorization": f"Bearer {secret}"} if secret else {}
-    answer = host.fetch(named.rstrip("/") + "/api/version", header)
+    return {"Authorization": f"Bearer {secret}"} if secret else {}
+
+
+def _version(host: Host, named: str) -> Iterator[Finding]:
+    answer = host.fetch(named.rstrip("/") + "/api/version", _bearer(host))
     if answer is None or answer.status != 200:
         status = "does not answer" if answer is None else f"answers {answer.status}"
         fix = f"the cluster's token belongs in {token_file(host)}: copy it from where the cluster was started"
@@ -201,6 +239,7 @@ CHECKS = (
     Check("Ray here", running),
     Check("open ports", open_ports),
     Check("RAY_ADDRESS", address),
+    Check("nodes", nodes),
     Check("Ray's leftovers", leftovers),
     Check("proxies", proxies),
 )

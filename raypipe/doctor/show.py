@@ -1,11 +1,11 @@
-"""What doctor found, as text for a terminal of 100 columns."""
+"""What doctor found, as text for a terminal: tables of data for 100 columns, the machine for 80."""
 
 from __future__ import annotations
 
 import textwrap
 from typing import Any
 
-WIDTH = 100
+WIDTH, MACHINE_WIDTH = 100, 80
 STATES = {"no annotations": "no annotation file", "not needed": "not there, not needed"}
 
 
@@ -87,9 +87,10 @@ def machine_text(findings: list[dict[str, str]]) -> str:
     width = max(len(f["check"]) for f in findings)
     lines = []
     for finding in findings:
-        lines += _wrapped(finding["found"], f"  {finding['level']:<4}  {finding['check']:<{width}}  ")
+        head = f"  {finding['level']:<4}  {finding['check']:<{width}}  "
+        lines += _wrapped(finding["found"], head, MACHINE_WIDTH)
         if finding["fix"]:
-            lines += _wrapped(finding["fix"], f"  {'':<4}  {'':<{width}}  fix: ")
+            lines += _wrapped(finding["fix"], f"  {'':<4}  {'':<{width}}  fix: ", MACHINE_WIDTH)
     counts = {level: sum(1 for f in findings if f["level"] == level) for level in ("fail", "warn")}
     if not any(counts.values()):
         return "\n".join([*lines, "", "all is well"])
@@ -127,12 +128,12 @@ def _details(row: dict[str, Any]) -> list[str]:
     return [*lines, *_wrapped(row["fetch"], "    fetch    ")] if row["fetch"] else lines
 
 
-def _wrapped(text: str, head: str) -> list[str]:
+def _wrapped(text: str, head: str, width: int = WIDTH) -> list[str]:
     """The text behind its head; further lines stand under its beginning."""
     indent = min(len(head), 30)
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=head,
         subsequent_indent=" " * indent,
         break_long_words=False,

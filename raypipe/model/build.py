@@ -90,7 +90,9 @@ def asked_for(path: str, base: str | None) -> tuple[Path, Layout]:
     if part and base is None:
         raise RequestError(f"{folder} is {layout}", "name the model it was trained over: model_base=...")
     if not part and base is not None:
-        raise RequestError(f"{folder} is a whole model, not an adapter", "leave model_base out")
+        raise RequestError(
+            f"{folder} is a whole model, not an adapter", "name the adapter, or leave model_base out"
+        )
     return folder, layout
 
 

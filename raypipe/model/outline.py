@@ -7,12 +7,12 @@ against the real classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from raypipe.errors import RequestError, nearest
+from raypipe.model.pieces import FRAMES, Weight, clip_tower, linear, siglip_tower
 from raypipe.model.sizes import (
     ONEVISION_PARTS,
     ONEVISION_SIZES,
@@ -41,18 +41,6 @@ _CLIP = {
     "num_channels": 3,
 }
 _SIGLIP = {**_CLIP, "patch_size": 16, "vision_use_head": True}
-FRAMES = 8  # of a video, where a configuration does not say
-
-
-class Weight(NamedTuple):
-    """One parameter of a model."""
-
-    name: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -208,8 +196,8 @@ def _video_llava(config: Mapping[str, Any]) -> Outline:
     text, tower = _text_shape(words, tied), _vision_shape(vision, 1)
     width = text.hidden
     weights = [
-        *_clip("model.video_tower.", video, temporal and bool(video.get("temporal", True))),
-        *_clip("model.image_tower.", vision, False),
+        *clip_tower("model.video_tower.", video, temporal and bool(video.get("temporal", True))),
+        *clip_tower("model.image_tower.", vision, False),
         *_projector(config, tower.hidden, width),
         *_llama(
             words, text, bias=bool(words.get("attention_bias")), out_bias=bool(words.get("attention_bias"))
@@ -252,7 +240,7 @@ def _onevision(config: Mapping[str, Any]) -> Outline:
     frames = int(config.get("video_frames", FRAMES))
     weights = [
         Weight("model.image_newline", (text.hidden,)),
-        *_siglip("model.vision_tower.", vision),
+        *siglip_tower("model.vision_tower.", vision),
         *_projector(config, tower.hidden, text.hidden),
         *_llama(words, text, bias=True, out_bias=False),
     ]
@@ -310,22 +298,12 @@ def _vision_shape(vision: Mapping[str, Any], extra: int) -> VisionShape:
     )
 
 
-def _linear(name: str, out: int, into: int, *, bias: bool = True) -> Iterator[Weight]:
-    yield Weight(f"{name}.weight", (out, into))
-    if bias:
-        yield Weight(f"{name}.bias", (out,))
-
-
-def _norm(name: str, width: int) -> Iterator[Weight]:
-    yield from (Weight(f"{name}.weight", (width,)), Weight(f"{name}.bias", (width,)))
-
-
 def _projector(config: Mapping[str, Any], into: int, width: int) -> Iterator[Weight]:
     layers = config.get("vision_feature_layer")
     count = len(layers) if isinstance(layers, (list, tuple)) else 1
     bias = bool(config.get("multimodal_projector_bias", True))
-    yield from _linear("model.multi_modal_projector.linear_1", width, into * count, bias=bias)
-    yield from _linear("model.multi_modal_projector.linear_2", width, width, bias=bias)
+    yield from linear("model.multi_modal_projector.linear_1", width, into * count, bias=bias)
+    yield from linear("model.multi_modal_projector.linear_2", width, width, bias=bias)
 
 
 def _llama(words: Mapping[str, Any], text: TextShape, *, bias: bool, out_bias: bool) -> Iterator[Weight]:
@@ -333,68 +311,15 @@ def _llama(words: Mapping[str, Any], text: TextShape, *, bias: bool, out_bias: b
     yield Weight(f"{top}embed_tokens.weight", (text.vocabulary, text.hidden))
     for number in range(text.layers):
         layer = f"{top}layers.{number}."
-        yield from _linear(f"{layer}self_attn.q_proj", text.width, text.hidden, bias=bias)
-        yield from _linear(f"{layer}self_attn.k_proj", text.kept, text.hidden, bias=bias)
-        yield from _linear(f"{layer}self_attn.v_proj", text.kept, text.hidden, bias=bias)
-        yield from _linear(f"{layer}self_attn.o_proj", text.hidden, text.width, bias=out_bias)
-        yield from _linear(f"{layer}mlp.gate_proj", text.inner, text.hidden, bias=mlp_bias)
-        yield from _linear(f"{layer}mlp.up_proj", text.inner, text.hidden, bias=mlp_bias)
-        yield from _linear(f"{layer}mlp.down_proj", text.hidden, text.inner, bias=mlp_bias)
+        yield from linear(f"{layer}self_attn.q_proj", text.width, text.hidden, bias=bias)
+        yield from linear(f"{layer}self_attn.k_proj", text.kept, text.hidden, bias=bias)
+        yield from linear(f"{layer}self_attn.v_proj", text.kept, text.hidden, bias=bias)
+        yield from linear(f"{layer}self_attn.o_proj", text.hidden, text.width, bias=out_bias)
+        yield from linear(f"{layer}mlp.gate_proj", text.inner, text.hidden, bias=mlp_bias)
+        yield from linear(f"{layer}mlp.up_proj", text.inner, text.hidden, bias=mlp_bias)
+        yield from linear(f"{layer}mlp.down_proj", text.hidden, text.inner, bias=mlp_bias)
         yield Weight(f"{layer}input_layernorm.weight", (text.hidden,))
         yield Weight(f"{layer}post_attention_layernorm.weight", (text.hidden,))
     yield Weight(f"{top}norm.weight", (text.hidden,))
     if not text.tied:
         yield Weight("lm_head.weight", (text.vocabulary, text.hidden))
-
-
-def _layer(name: str, width: int, inner: int) -> Iterator[Weight]:
-    """A layer of a vision tower."""
-    yield from _attention(f"{name}self_attn.", width)
-    yield from _norm(f"{name}layer_norm1", width)
-    yield from _linear(f"{name}mlp.fc1", inner, width)
-    yield from _linear(f"{name}mlp.fc2", width, inner)
-    yield from _norm(f"{name}layer_norm2", width)
-
-
-def _attention(name: str, width: int) -> Iterator[Weight]:
-    for each in ("k_proj", "v_proj", "q_proj", "out_proj"):
-        yield from _linear(f"{name}{each}", width, width)
-
-
-def _clip(top: str, config: Mapping[str, Any], temporal: bool) -> Iterator[Weight]:
-    width, inner, patch = (int(config[n]) for n in ("hidden_size", "intermediate_size", "patch_size"))
-    tokens = (int(config["image_size"]) // patch) ** 2 + 1
-    yield Weight(f"{top}embeddings.class_embedding", (width,))
-    pixels = (width, int(config["num_channels"]), patch, patch)
-    yield Weight(f"{top}embeddings.patch_embedding.weight", pixels)
-    yield Weight(f"{top}embeddings.position_embedding.weight", (tokens, width))
-    yield from _norm(f"{top}pre_layrnorm", width)
-    for number in range(int(config["num_hidden_layers"])):
-        layer = f"{top}encoder.layers.{number}."
-        yield from _layer(layer, width, inner)
-        if temporal:
-            yield Weight(f"{layer}temporal_embedding", (1, int(config.get("num_frames", FRAMES)), width))
-            yield from _attention(f"{layer}temporal_attn.", width)
-            yield from _norm(f"{layer}temporal_layer_norm1", width)
-    yield from _norm(f"{top}post_layernorm", width)
-
-
-def _siglip(top: str, config: Mapping[str, Any]) -> Iterator[Weight]:
-    width, inner, patch = (int(config[n]) for n in ("hidden_size", "intermediate_size", "patch_size"))
-    pixels = (width, int(config["num_channels"]), patch, patch)
-    yield Weight(f"{top}embeddings.patch_embedding.weight", pixels)
-    yield Weight(f"{top}embeddings.patch_embedding.bias", (width,))
-    yield Weight(
-        f"{top}embeddings.position_embedding.weight", ((int(config["image_size"]) // patch) ** 2, width)
-    )
-    for number in range(int(config["num_hidden_layers"])):
-        yield from _layer(f"{top}encoder.layers.{number}.", width, inner)
-    yield from _norm(f"{top}post_layernorm", width)
-    if config.get("vision_use_head", True):
-        yield Weight(f"{top}head.probe", (1, 1, width))
-        yield Weight(f"{top}head.attention.in_proj_weight", (3 * width, width))
-        yield Weight(f"{top}head.attention.in_proj_bias", (3 * width,))
-        yield from _linear(f"{top}head.attention.out_proj", width, width)
-        yield from _norm(f"{top}head.layernorm", width)
-        yield from _linear(f"{top}head.mlp.fc1", inner, width)
-        yield from _linear(f"{top}head.mlp.fc2", width, inner)

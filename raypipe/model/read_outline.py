@@ -18,7 +18,8 @@ from raypipe.model.layouts import (
     weight_files,
 )
 from raypipe.model.near import bytes_to_fetch
-from raypipe.model.outline import FRAMES, Outline, assembled_outline, outline_of
+from raypipe.model.outline import Outline, assembled_outline, outline_of
+from raypipe.model.pieces import FRAMES
 from raypipe.settings import StartParts
 
 OVER_TIME = "encoder.layers.0.temporal_embedding"

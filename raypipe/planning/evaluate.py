@@ -8,7 +8,6 @@ from raypipe import benchmark as benchmarks
 from raypipe.evaluate.commit import predictions_in
 from raypipe.evaluate.forecast import forecast
 from raypipe.judge.estimate import estimate
-from raypipe.judge.pool import ACTOR_CPUS, actors_for
 from raypipe.planning.fit import Ask, Fit, placed
 from raypipe.planning.room import Room, cost_line, cost_of, place_lines
 from raypipe.planning.text import Line, page, size
@@ -85,6 +84,8 @@ def asks_of(settings: EvaluateSettings) -> list[Ask]:
     low, high = settings.actor_range
     asks = []
     if settings.judge is not None:
+        from raypipe.judge.pool import ACTOR_CPUS, actors_for  # the only one here that imports Ray
+
         count = actors_for(settings.judge.concurrency)
         asks.append(Ask("judge sender", count, count, ACTOR_CPUS, 0))
     actors = Ask("actor with the model", high, low, settings.actor_cpus, settings.actor_gpus)

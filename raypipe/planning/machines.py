@@ -15,6 +15,7 @@ from raypipe.planning.prices import PriceFile
 from raypipe.train.flops import PEAKS
 
 GIB = 1 << 30
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # what `ray up` puts on the head of a cluster that grows
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,22 @@ def machines(cluster: str | None, prices: PriceFile) -> Machines:
     """Of the cluster's file, else of the cluster that RAY_ADDRESS names, else of this machine.
 
     Raises:
-        RequestError: the file is none of a cluster.
+        RequestError: the file is none of a cluster, or RAY_ADDRESS is that of a job server.
         ServiceError: the cluster does not answer.
     """
     if cluster is not None:
         return of_file(cluster, prices)
-    return of_running() if os.environ.get("RAY_ADDRESS") else of_here()
+    named = os.environ.get("RAY_ADDRESS", "")
+    if not named:
+        return of_here()
+    if os.path.exists(grown := os.path.expanduser(BOOTSTRAP)):  # on its head: nodes may still be added
+        return of_file(grown, prices)
+    if named.startswith(("http://", "https://")):
+        raise RequestError(
+            f"RAY_ADDRESS={named} is where jobs are submitted; what the cluster may have it does not tell",
+            "name the cluster's file: cluster=cluster.yaml, or unset RAY_ADDRESS to plan for this machine",
+        )
+    return of_running()
 
 
 def of_file(path: str, prices: PriceFile) -> Machines:

@@ -102,7 +102,7 @@ class Run:
         run.check_version()
         if kind and run.kind != kind:
             raise RequestError(
-                f"{run.store.root} is of {run.kind}, and this takes a run of {kind}",
+                f"{run.store.root} is a run of {run.kind}, and this takes one of {kind}",
                 f"give the out= folder of raypipe {kind}",
             )
         if complete and not run.complete:

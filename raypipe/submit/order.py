@@ -97,7 +97,8 @@ def order(verb: str, words: list[str], settings: list[str], verbs: list[str], ro
             raise RequestError(f"{verb} is about this machine; it is no job", f"raypipe {verb} ...")
         raise RequestError(f"no verb is called '{verb}'", nearest(verb, [*allowed, *STAGES], shown=24))
     _refuse_secrets(settings)
-    words = [_inside(w, root) if _is_yaml(w) else w for w in words]
+    words = [_inside(w, root) if _is_yaml(w) else _from_home(w) for w in words]
+    settings = [_from_home(s) for s in settings]
     out, paths = _checked(verb, words, settings)
     if out is not None:
         _refuse_relative("out", out)
@@ -124,7 +125,10 @@ def _checked(verb: str, words: list[str], settings: list[str]) -> tuple[str | No
     if kind := WITH_SETTINGS.get(verb):
         extra = [w for w in words if not _is_yaml(w)]
         if extra:
-            raise RequestError(f"'{extra[0]}' is neither a yaml file nor a key=value setting")
+            raise RequestError(
+                f"'{extra[0]}' is neither a yaml file nor a key=value setting",
+                f"raypipe submit {verb} FILE.yaml key=value ...; --key value means the same",
+            )
         if not words and verb != "evaluate":
             remedy = f"raypipe submit {verb} FILE.yaml; see jobs/ and datasets/ for examples"
             raise RequestError("which settings? no yaml file is named", remedy)
@@ -132,9 +136,8 @@ def _checked(verb: str, words: list[str], settings: list[str]) -> tuple[str | No
         return built.out, list(_paths_of(built))  # type: ignore[attr-defined]
     if verb == "judge":
         given = [s.removeprefix("judge.") for s in settings]
-        load(
-            JudgeSettings, None, [s for s in given if s.partition("=")[0] not in ("coverage_floor", "drift")]
-        )
+        mine = [s for s in given if s.partition("=")[0] not in ("coverage_floor", "drift")]
+        judge = load(JudgeSettings, None, mine)
     if verb in OF_RUNS:
         labelled = [
             s for s in settings if verb == "report" and s.partition("=")[0] not in ("out", "baseline")
@@ -144,6 +147,8 @@ def _checked(verb: str, words: list[str], settings: list[str]) -> tuple[str | No
             raise RequestError(f"{verb} of which run?", f"raypipe submit {verb} RUN, a path on the cluster")
         for run in runs:
             _refuse_relative("RUN", run)
+    if verb == "judge":  # its model is a name, no path
+        return None, list(_paths_of(judge))
     given_paths = dict(s.split("=", 1) for s in settings)
     out = given_paths.get("out")
     if verb in MAKING and out is None:
@@ -161,7 +166,9 @@ def _paths_of(settings: Settings) -> Iterator[tuple[str, str]]:
         found += [("model", settings.model)] if settings.engine == "local" else []
         found += [("prepared", path) for path in settings.prepared]
         if settings.judge is not None:
-            found += [("judge.key_file", settings.judge.key_file), ("judge.cache", settings.judge.cache)]
+            yield from _paths_of(settings.judge)
+    elif isinstance(settings, JudgeSettings):
+        found = [("judge.key_file", settings.key_file), ("judge.cache", settings.cache)]
     elif isinstance(settings, TuneSettings):
         from raypipe.settings.tune import stage_of
 
@@ -180,6 +187,11 @@ def _paths_of(settings: Settings) -> Iterator[tuple[str, str]]:
     else:
         found = []
     yield from ((name, path) for name, path in found if path is not None)
+
+
+def _from_home(text: str) -> str:
+    """Paths below this machine's home folder from ``~``: the shell has put the folder's name in its place."""
+    return re.sub(rf"(?<![\w/.~-]){re.escape(str(Path.home()))}(?=/|$)", "~", text)
 
 
 def _inside(path: str, root: Path) -> str:

@@ -51,6 +51,7 @@ class Submitter:
     note: Callable[[str], None]
     python: str = "python"
     pace: Pace = field(default_factory=lambda: PACE)
+    job: Followed | None = field(init=False, default=None)  # what Ctrl-C is about
 
     def run(self, retries: int = 0, detach: bool = False) -> JobEnd | Followed:
         """Follows the job of this run folder, or submits one; submits again after a death.
@@ -63,16 +64,21 @@ class Submitter:
         self._greet()
         upload = chosen(self.root)
         refuse_missing(self.order, upload)
+        try:
+            return self._carry_out(upload, retries, detach)
+        except KeyboardInterrupt:
+            if self.job is None:
+                raise
+            raise self._interrupted(self.job) from None
+
+    def _carry_out(self, upload: Upload, retries: int, detach: bool) -> JobEnd | Followed:
         for attempt in range(retries + 1):
-            job = self._join() or self._submit(upload)
+            self.job = job = self._join() or self._submit(upload)
             if detach:
                 return job
             log = Log(self.show)
-            try:
-                ended = ending(follow(self.cluster, job.submission_id, log, self.note, self.pace), log.tail)
-            except KeyboardInterrupt:
-                raise self._interrupted(job) from None
-            ended.attempts = attempt + 1
+            ended = ending(follow(self.cluster, job.submission_id, log, self.note, self.pace), log.tail)
+            ended.attempts, self.job = attempt + 1, None
             if not ended.again or attempt == retries:
                 break
             self.note(f"{job.submission_id} {ended.text}; submitting again ({attempt + 1} of {retries})")
@@ -107,11 +113,12 @@ class Submitter:
                 f"follow it with its own settings, or stop it first: ray job stop {submission_id}",
             )
         by = (job.get("metadata") or {}).get("raypipe_by", "")
+        self.job = Followed(submission_id, joined=True, by=by)
         self.note(
             f"{submission_id} is at work already{f' (submitted by {by})' if by else ''}: following it; "
             "Ctrl-C leaves it running"
         )
-        return Followed(submission_id, joined=True, by=by)
+        return self.job
 
     def _mine(self) -> list[dict[str, Any]]:
         """The submissions of this run folder, oldest first."""
@@ -149,6 +156,7 @@ class Submitter:
     def _post(self, body: dict[str, Any]) -> Followed:
         """Submits, again where no answer came; of two that do so at once the second joins the first."""
         submission_id = body["submission_id"]
+        self.job = Followed(submission_id)
         for number in range(SUBMIT_TRIES):
             try:
                 self.cluster.submit(body)
@@ -170,7 +178,7 @@ class Submitter:
                     ) from None
                 return joined
         self.note(f"submitted {submission_id} to {self.cluster.address}; Ctrl-C stops it in good order")
-        return Followed(submission_id)
+        return self.job
 
     def _interrupted(self, job: Followed) -> StoppedError | ServiceError:
         again = (

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from raypipe.errors import DamageError, RequestError
-from raypipe.model.outline import Outline, Weight
+from raypipe.model.outline import Outline
+from raypipe.model.pieces import Weight
 from raypipe.records import MediumKind
 from raypipe.settings import DatasetSettings, Sharding, StageSettings, load, local, located
 from raypipe.store.run import Run
@@ -197,15 +198,10 @@ def _steps(settings: StageSettings, known: Known) -> dict[str, Any]:
         }
     counts = [source.samples for source in known.sources]
     there = [count for count in counts if count is not None]
-    if len(there) < len(counts):
-        return {
-            "samples": None,
-            "held": None,
-            "steps": settings.steps,
-            "steps_per_epoch": None,
-            "exact": False,
-        }
-    epochs = Epochs(there, [part.weight for part in settings.mixture], settings.global_batch)
+    epochs = Epochs([*there], [part.weight for part in settings.mixture][: len(there)], settings.global_batch)
+    if len(there) < len(counts) or not epochs.size(0):
+        unknown = dict.fromkeys(("samples", "held", "steps_per_epoch"))
+        return {**unknown, "steps": settings.steps, "exact": False}
     steps = settings.steps or epochs.steps(settings.epochs or 1.0)
     last = epochs.place(max(0, steps - 1))[0]
     return {

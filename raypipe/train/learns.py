@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from raypipe.errors import RequestError, nearest
-from raypipe.model.outline import Outline, Weight
+from raypipe.model.outline import Outline
+from raypipe.model.pieces import Weight
 from raypipe.settings import StageSettings
 
 PROJECTOR = "multi_modal_projector"

@@ -30,6 +30,7 @@ SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 SUBNET, BRIDGE = "10.77.0", "br0"
 USER, UID, HOME = "raypipe", 4242, "/home/raypipe"
 NAMESPACES = ("--pid", "--mount", "--net", "--ipc", "--uts")
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 KEY = f"{HOME}/.ssh/raypipe"
 SHM = "700m"
 START_S = 30.0
@@ -233,7 +234,14 @@ class Network:
 
     def _start(self, name: str, address: str, folder: Path, environ: dict[str, str]) -> Host:
         with open(folder / "init.log", "wb") as log:
-            command = ["unshare", "--fork", "--kill-child=SIGKILL", "--mount-proc", *NAMESPACES]
+            command = [
+                *ENDS_WITH_US,
+                "unshare",
+                "--fork",
+                "--kill-child=SIGKILL",
+                "--mount-proc",
+                *NAMESPACES,
+            ]
             script = ["--propagation", "private", "sh", "-c", _init(name, folder)]
             process = subprocess.Popen([*command, *script], stdout=log, stderr=log, cwd="/")
         pid = _first_process(process, folder)

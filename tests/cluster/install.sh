@@ -1,10 +1,10 @@
 #!/bin/sh
-# What the hosts of tests/cluster need, from Debian's packages where this user may install them.
+# What the tests of this folder need, from Debian's packages where this user may install them.
 set -eu
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 missing=""
 for pair in unshare:util-linux nsenter:util-linux setpriv:util-linux ip:iproute2 ss:iproute2 \
-    sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync; do
+    sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client rsync:rsync prometheus:prometheus; do
     command -v "${pair%%:*}" > /dev/null || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -17,7 +17,7 @@ import boto3
 import botocore.exceptions
 import yaml
 
-from tests.cluster.hosts import HOME, Host, Network
+from tests.cluster.hosts import ENDS_WITH_US, HOME, Host, Network
 from tests.support import ROOT
 from tests.support.s3 import environment
 
@@ -28,7 +28,7 @@ WAIT_S = 150.0
 # A dead host is noticed after five unanswered checks; Ray asks every three seconds unless told otherwise.
 HEALTH = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 "
 YAML = f"{HOME}/cluster.yaml"
-STEPS = 160
+STEPS = 100
 FINETUNE = (
     *(f"steps={STEPS}", "global_batch=16", "micro_batch=4", "max_tokens=256"),
     "rates={language_model: 1.0e-4, multi_modal_projector: 1.0e-4}",
@@ -44,7 +44,7 @@ class Lab:
         self.begun, self.folder = time.monotonic(), folder
         # What `ray stop` on a host would end, if it reached the machine's processes.
         shutil.copy(shutil.which("sleep") or "/bin/sleep", folder / "raylet")
-        self.bystander = subprocess.Popen([folder / "raylet", "3600"])
+        self.bystander = subprocess.Popen([*ENDS_WITH_US, str(folder / "raylet"), "3600"])
         self.network = Network(folder)
         self.laptop = self.network.laptop
         self.s3_url = f"http://{self.laptop.address}:{S3_PORT}"
@@ -178,6 +178,12 @@ class Lab:
     def at_work(self, host: Host, what: str) -> list[str]:
         """Command lines of Ray's processes on a host that are so called."""
         return [line for line in host.processes().values() if what in line]
+
+    def whole(self) -> None:
+        """Puts the worker's cable back, and waits until it counts again."""
+        self.network.join(self.workers["worker"])
+        self.wait("the worker", lambda: len(self.nodes()) == len(self.all_hosts))
+        self.tell("all hosts are there")
 
     def submit(self, name: str, verb: str, *settings: str) -> subprocess.Popen[bytes]:
         """Submits a job from the laptop and follows it; ends with its exit code, its log is ``NAME.log``."""

@@ -118,6 +118,8 @@ PLANTS = [
         "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray start --add",
         "ray start --add",
     ),
+    Plant("token-elsewhere", AWS, "RAY_AUTH_MODE=token ray start --head", "ray start --head"),
+    Plant("token-elsewhere", AWS, "RAY_AUTH_MODE=token ray start --add", "ray start --add"),
     Plant("no-token-docker", AWS, MODE, ""),
     Plant("auth-disabled", AWS, SETUP, f"{SETUP}  - echo 'export RAY_AUTH_MODE=disabled' >> ~/.bashrc\n"),
     Plant(
@@ -174,7 +176,7 @@ PLANTS = [
     # images and packages
     Plant("image-unpinned", AWS, "ray:2.60.0-py311-gpu", "ray:latest-gpu"),
     Plant("image-unpinned", AWS, "rayproject/ray:2.60.0-py311-gpu", "my.host:5000/ray"),
-    Plant("image-unpinned", KUBE, "raypipe:0.5.0-ray2.60.0", "raypipe"),
+    Plant("image-unpinned", KUBE, "raypipe:0.6.0-ray2.60.0", "raypipe"),
     Plant("ray-version", AWS, "ray:2.60.0-py311-gpu", "ray:2.44.1-py311-gpu"),
     setup("ray-version", "pip install 'ray[default]==2.44.1'"),
     Plant("ray-version", KUBE, 'rayVersion: "2.60.0"', 'rayVersion: "2.9.0"'),
@@ -213,6 +215,7 @@ PLANTS = [
     option("host-namespace", "--pid=host"),
     option("host-namespace", "--ipc host"),
     pod("host-namespace", "hostNetwork: true"),
+    option("host-network", "--network=host"),
     option("extra-powers", "--cap-add=SYS_ADMIN"),
     option("extra-powers", "--security-opt seccomp=unconfined"),
     container("extra-powers", "allowPrivilegeEscalation: false, capabilities: {add: [SYS_PTRACE]}"),
@@ -253,6 +256,13 @@ PLANTS = [
     Plant("role-wide", AWS, '"Action": "s3:ListBucket"', '"Action": "*"', WORKER_POLICY),
     Plant("role-wide", AWS, "arn:aws:iam::*:role/raypipe-worker", "*", HEAD_POLICY),
     Plant("role-wide", AWS, "arn:aws:s3:::edit-this-bucket/raypipe/*", "arn:aws:s3:::*/*", WORKER_POLICY),
+    Plant(
+        "role-wide",
+        KUBE,
+        "apiVersion: ray.io/v1\n",
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: a}\n"
+        "roleRef: {kind: ClusterRole, name: cluster-admin}\n---\napiVersion: ray.io/v1\n",
+    ),
     # machines
     Plant("spot-head", AWS, NODE, f"{NODE}      InstanceMarketOptions: {{MarketType: spot}}\n"),
     Plant(
@@ -283,6 +293,8 @@ PLANTS = [
     setup("open-to-all-users", "chmod a+rwx ~/raypipe"),
     setup("unverified-download", "curl -k -o a.tgz https://host/a.tgz"),
     setup("unverified-download", "pip install -c constraints.txt --trusted-host host wandb"),
+    setup("tunnel-out", "nohup ngrok http 8265 &"),
+    setup("tunnel-out", "ssh -fN -R 8265:localhost:8265 me@my.host"),
     setup("firewall-off", "sudo ufw disable"),
     Plant("firewall-off", LOCAL, "setup_commands:\n", "setup_commands:\n  - sudo systemctl stop firewalld\n"),
     # what is no cluster's file

@@ -109,7 +109,6 @@ OPTIONS_ORDINARY = [
     "--env HF_HOME=/home/ray/raypipe/hf",
     "--cap-drop ALL --security-opt no-new-privileges",
     "--memory 100g --cpus 8 --user 1000:100",
-    "--net=host",  # Ray adds it itself
 ]
 
 

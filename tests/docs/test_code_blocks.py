@@ -1,17 +1,16 @@
 """What README and docs tell a reader to type is what raypipe takes.
 
 Each command of a bash block is parsed as the command line would parse it: the verb, its yaml, every setting.
-A block after ``<!-- needs a cluster -->`` may also call ray; the job it submits is checked the same way. JSON
-blocks are parsed, Python blocks executed, tables of settings compared with the classes, paths looked up.
+A block that needs a cluster may also call ray; the job it submits is checked the same way. One that needs a
+cloud account, or is run on a cluster's machines, may call anything beside. JSON blocks are parsed, Python
+blocks executed, tables of settings compared with the classes, paths looked up.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,9 @@ from raypipe.settings import (
     TuneSettings,
     load,
 )
+from tests.support import ROOT
+from tests.support.pages import CLOUD, PAGES, RUN, Block, blocks
 
-REPO = Path(__file__).parents[2]
-PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
-NEEDS_CLUSTER = "<!-- needs a cluster -->"
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLES: dict[str, type[Settings]] = {
     "prepare": DatasetSettings,
     "train": StageSettings,
@@ -49,33 +46,22 @@ OPTIONS = {
     "unpack": {"eval_root", "split", *benchmarks.load("seed_bench").media_sources},
     "ask": {"model", "model_base", "max_new_tokens"},
     "doctor": {"data_root", "datasets", "eval_root", "out", "judge"},
+    "logs": {"start"},
     "merge": {"adapter", "model_base", "out"},
 }
-RAY = {"up", "down", "dashboard", "start", "stop", "get-auth-token", "job"}
-
-
-@dataclass(frozen=True)
-class Block:
-    page: str
-    line: int
-    language: str
-    text: str
-    cluster: bool
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks() -> Iterator[Block]:
-    for page in PAGES:
-        text = page.read_text()
-        for found in FENCE.finditer(text):
-            before = text[: found.start()].rstrip("\n").rpartition("\n")[2]
-            line = text.count("\n", 0, found.start()) + 1
-            name = page.relative_to(REPO).as_posix()
-            yield Block(name, line, found[1], found[2], before.strip() == NEEDS_CLUSTER)
-
-
+RAY = {
+    "up",
+    "down",
+    "dashboard",
+    "start",
+    "stop",
+    "get-auth-token",
+    "job",
+    "attach",
+    "rsync-up",
+    "rsync-down",
+}
+ANYTHING = (CLOUD, "run on the machines", "needs Kubernetes")
 ALL = list(blocks())
 
 
@@ -83,25 +69,20 @@ def of(language: str) -> list[Block]:
     return [b for b in ALL if b.language == language]
 
 
-def commands(block: Block) -> list[list[str]]:
-    joined = block.text.replace("\\\n", " ")
-    words = [shlex.split(line, comments=True) for line in joined.splitlines()]
-    return [w for w in words if w]
-
-
 def load_yaml(kind: type[Settings], request: Request, required: bool) -> None:
     file = request.yaml(required=required)
-    load(kind, REPO / file if file else None, request.settings)
+    load(kind, ROOT / file if file else None, request.settings)
 
 
 def check_verb(verb: str, request: Request) -> None:
     """Raises what the command itself would raise before it starts anything."""
     if verb in ("prepare", "train"):
         load_yaml(StageSettings if verb == "train" else DatasetSettings, request, required=True)
-    elif verb == "plan":
-        given = {name: request.take(name) for name in PLAN_OPTIONS}
-        assert given["cluster"] is None or (REPO / given["cluster"]).is_file()
-        load_yaml(kind_of(REPO / str(request.yaml())), request, required=True)
+    elif verb in ("plan", "chaos"):
+        names = PLAN_OPTIONS if verb == "plan" else ("seed", "faults", "sample", "out")
+        given = {name: request.take(name) for name in names}
+        assert given.get("cluster") is None or (ROOT / str(given["cluster"])).is_file()
+        load_yaml(kind_of(ROOT / str(next(w for w in request.words))), request, required=True)
     elif verb == "tune":
         load_yaml(TuneSettings, request, required=True)
     elif verb == "evaluate":
@@ -121,17 +102,28 @@ def check_verb(verb: str, request: Request) -> None:
             benchmarks.load(request.words[0], request.take("split"))
     else:
         assert not request.settings
-        assert len(request.words) == {"verify": 1, "compare": 2, "benchmarks": 0}[verb]
+        assert len(request.words) == {"verify": 1, "compare": 2, "benchmarks": 0, "status": 1}[verb]
 
 
 def check_raypipe(words: list[str]) -> None:
-    assert words[0] in VERBS, f"no verb {words[0]}"
-    check_verb(words[0], parse(words[1:]))
+    verb, rest = words[0], words[1:]
+    assert verb in VERBS, f"no verb {verb}"
+    if verb == "submit":
+        request = parse(rest, verb)
+        for name in ("address", "python", "retries"):
+            request.take(name)
+        verb, *request.words = request.words
+        check_verb(verb, request)
+    elif verb == "cluster":
+        assert rest[0] == "check"
+        assert all((ROOT / name).is_file() for name in rest[1:])
+    else:
+        check_verb(verb, parse(rest, verb))
 
 
 def check_job(words: list[str]) -> None:
     """``python jobs/NAME.py ...``: the verb the script names, with the yaml beside it unless one is named."""
-    script = REPO / words[0]
+    script = ROOT / words[0]
     assert script.is_file(), f"no script {words[0]}"
     named = re.search(r'job\("(\w+)"|main\(\["(\w+)"', script.read_text())
     assert named is not None
@@ -142,22 +134,24 @@ def check_job(words: list[str]) -> None:
 
 
 def check_make(words: list[str]) -> None:
-    targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(words) <= set(targets), f"no target {words}"
 
 
 def check_ray(words: list[str]) -> None:
     assert words[0] in RAY
-    if words[0] in ("up", "down", "dashboard"):
-        assert (REPO / words[1]).is_file()
+    if words[0] in ("up", "down", "dashboard", "rsync-up", "rsync-down", "attach"):
+        assert (ROOT / words[1]).is_file()
     if words[0] == "job":
         entry = words[words.index("--") + 1 :]
         assert entry[0] == "python"
         check_job(entry[1:])
 
 
-def check_chmod(words: list[str]) -> None:
-    assert words == ["600", "~/.ray/auth_token"]
+def check_private(words: list[str]) -> None:
+    """What a command in brackets writes is closed to others."""
+    assert words[0] == "077;"
+    assert words[1] in ("aws", "kubectl") or words[1:] == ["ray", "get-auth-token", "--generate)"]
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
@@ -166,16 +160,18 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "make": check_make,
     "export": lambda words: None,
     "source": lambda words: None,
-    "chmod": check_chmod,
+    "(umask": check_private,
 }
 
 
 @pytest.mark.parametrize("block", of("bash"), ids=str)
 def test_bash_blocks_say_what_raypipe_takes(block: Block) -> None:
-    for words in commands(block):
+    for words in block.commands():
         while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # VARIABLE=value command
             words = words[1:]
-        check = check_ray if words[0] == "ray" and block.cluster else CHECKS.get(words[0])
+        check = check_ray if words[0] == "ray" and (block.mark or block.page == RUN) else CHECKS.get(words[0])
+        if check is None and block.mark in ANYTHING:
+            continue
         assert check is not None, f"{block}: nobody checks '{words[0]}'"
         check(words[1:])
 
@@ -190,7 +186,7 @@ def test_the_check_itself_refuses_what_is_wrong() -> None:
         "ray up cluster.yaml",
     ):
         with pytest.raises(Exception, match=r"."):
-            test_bash_blocks_say_what_raypipe_takes(Block("x", 1, "bash", wrong, cluster=False))
+            test_bash_blocks_say_what_raypipe_takes(Block("x", 1, "bash", wrong))
 
 
 @pytest.mark.parametrize("block", of("json"), ids=str)
@@ -233,7 +229,7 @@ def keys_of(kind: Any, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize("verb", TABLES)
 def test_settings_tables_are_right_and_whole(verb: str) -> None:
-    text = (REPO / "docs" / f"{verb}.md").read_text()
+    text = (ROOT / "docs" / f"{verb}.md").read_text()
     table = text.partition("## Settings")[2].partition("\n## ")[0]
     first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {key for cell in first for key in re.findall(r"`([\w.]+)`", cell)}
@@ -246,7 +242,7 @@ def test_settings_tables_are_right_and_whole(verb: str) -> None:
 def test_paths_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     named = re.findall(r"`((?:jobs|datasets|docs|raypipe)/[\w/]+\.(?:py|yaml|md))`", text)
-    missing = [n for n in named if not (REPO / n).is_file()]
+    missing = [n for n in named if not (ROOT / n).is_file()]
     links = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
     missing += [t for t in links if not (page.parent / t).is_file()]
     assert not missing
@@ -258,5 +254,5 @@ def test_pages_name_no_path_of_one_machine(page: Path) -> None:
 
 
 def test_the_guide_covers_every_benchmark() -> None:
-    text = (REPO / "docs" / "from_video_llava.md").read_text()
+    text = (ROOT / "docs" / "from_video_llava.md").read_text()
     assert [n for n in benchmarks.names() if f"`--benchmarks {n}`" not in text] == []

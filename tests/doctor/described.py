@@ -120,3 +120,11 @@ class Described(Host):
         self.answers[f"{base}/api/jobs/"] = Answer(more.get("open", 401), "", more.get("date"))
         self.answers[f"token {base}/api/version"] = answer
         self.answers[f"{base}/api/version"] = Answer(401, "", None)
+        body = {"data": {"summary": more.get("nodes", [node("10.0.0.1"), node("10.0.0.2")])}}
+        self.answers[f"token {base}/nodes?view=summary"] = Answer(200, json.dumps(body), None)
+
+
+def node(ip: str, *, state: str = "ALIVE", full: float = 20.0, memory: float = 30.0) -> dict[str, Any]:
+    """A node as Ray's dashboard shows it."""
+    disk = {"total": 1000 * GIB, "used": 0, "free": int(1000 * GIB * (1 - full / 100)), "percent": full}
+    return {"ip": ip, "disk": {"/": disk}, "mem": [64 * GIB, 32 * GIB, memory, 0], "raylet": {"state": state}}

@@ -13,7 +13,7 @@ from raypipe.doctor.checks import Asked, Check, Finding, Level, carried_out, ok
 from raypipe.doctor.hardware import SHARED
 from raypipe.doctor.host import Answer, Disk, Host
 from raypipe.doctor.registry import MACHINE, NAMED, examine
-from tests.doctor.described import CARD, GIB, TMP, Described
+from tests.doctor.described import CARD, GIB, TMP, Described, node
 
 SLOW = (
     "decoders",
@@ -74,11 +74,20 @@ def head_here(m: Described) -> None:
     m.ports |= {("127.0.0.1", port) for port in (6379, 8265)}
 
 
+def on_kubernetes(m: Described) -> None:
+    """Ray does not look at the disks of pods: it says one byte, all of it free."""
+    pod = {**node("10.0.0.1"), "disk": {"/": {"total": 1, "used": 0, "free": 1, "percent": 0.0}}}
+    m.runs_ray("https://head:8265", nodes=[pod])
+    m.environ["RAY_ADDRESS"] = "https://head:8265"
+
+
 def behind_proxy(m: Described) -> None:
     m.environ |= {"http_proxy": "http://proxy:3128", "no_proxy": "localhost,127.0.0.1"}
 
 
-@pytest.mark.parametrize("plant", [bare, in_container, old_cgroup, on_cluster, head_here, behind_proxy])
+@pytest.mark.parametrize(
+    "plant", [bare, in_container, old_cgroup, on_cluster, on_kubernetes, head_here, behind_proxy]
+)
 def test_other_machines_that_are_well_raise_none_either(plant):
     machine = Described()
     plant(machine)
@@ -261,6 +270,24 @@ PLANTED: dict[str, tuple[Plant, str, str, str]] = {  # what is planted -> check,
         "RAY_ADDRESS",
         "fail",
         "clocks",
+    ),
+    "a node with a full disk": (
+        ray_at("http://head:8265", nodes=[node("10.0.0.1"), node("10.0.0.2", full=97)]),
+        "nodes",
+        "warn",
+        "free space",
+    ),
+    "a node without memory": (
+        ray_at("http://head:8265", nodes=[node("10.0.0.1", memory=99)]),
+        "nodes",
+        "warn",
+        "",
+    ),
+    "a dead node": (
+        ray_at("http://head:8265", nodes=[node("10.0.0.1"), node("10.0.0.2", state="DEAD")]),
+        "nodes",
+        "warn",
+        "ray status",
     ),
     "sessions left over": (key("sessions", {"session_a": 9 * GIB}), "Ray's leftovers", "warn", "rm -r"),
     "a proxy for everything": (env(HTTPS_PROXY="x", http_proxy="http://p:1"), "proxies", "fail", "no_proxy"),

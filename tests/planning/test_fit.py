@@ -168,3 +168,35 @@ def test_a_gpu_can_be_named():
     assert room_of({**given, "gpu": "H100"}).gpu == GPUS["H100"]
     room = room_of({**given, "gpu": "H100", "gpu_gib": "40", "mfu": "0.5"})
     assert (room.gpu.bytes, room.gpu.peak, room.mfu) == (40 << 30, 989e12, 0.5)
+
+
+def test_the_running_cluster_or_its_own_file_or_this_machine(tmp_path, monkeypatch):
+    from raypipe.planning import machines as module
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert module.machines(None, read_prices(None)).where == "this machine"
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(RequestError, match="is where jobs are submitted"):
+        module.machines(None, read_prices(None))
+    grown = tmp_path / "bootstrap.yaml"
+    grown.write_text(CLUSTER)
+    monkeypatch.setattr(module, "BOOTSTRAP", str(grown))  # as on the head of a cluster that grows
+    assert [kind.name for kind in module.machines(None, read_prices(None)).kinds] == ["head", "gpu", "odd"]
+    other = tmp_path / "other.yaml"
+    other.write_text(CLUSTER.replace("odd:", "own:"))
+    assert "own" in [kind.name for kind in module.machines(str(other), read_prices(None)).kinds]
+
+
+def test_gpus_as_nvidia_smi_shows_them(monkeypatch):
+    from subprocess import CompletedProcess
+
+    from raypipe.planning import machines as module
+
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    assert module.local_gpus() == []
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    said = "NVIDIA H200, 143771\nTesla T4, 15360\n"
+    monkeypatch.setattr(module.subprocess, "run", lambda *a, **k: CompletedProcess(a, 0, said))
+    one, two = module.local_gpus()
+    assert (one.name, one.bytes, one.peak) == ("H200", 143771 << 20, 989e12)
+    assert (two.name, two.peak) == ("Tesla T4", None)

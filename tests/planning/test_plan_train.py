@@ -1,12 +1,16 @@
 """raypipe plan of a stage: on the command line, against clusters that hold it and that never will."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from raypipe.cli import main
+from raypipe.errors import RequestError
+from raypipe.planning.plan import kind_of
 from raypipe.planning.text import WIDTH
+from raypipe.settings import load
 from tests.planning.test_fit import CLUSTER
 from tests.support.held import seed_that_holds
 from tests.support.prepared import drawn_run
@@ -141,3 +145,29 @@ def test_another_kind_of_yaml(tmp_path, capsys):
     (tmp_path / "x.yaml").write_text("a: 1\n")
     assert main(["plan", str(tmp_path / "x.yaml")]) == 2
     assert "no kind that plan knows" in capsys.readouterr().err
+
+
+def test_a_dataset_without_a_sample_is_no_endless_epoch(files, capsys, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "none.json").write_text("[]")
+    dataset = {
+        "name": "d",
+        "data_root": str(tmp_path / "data"),
+        "annotations": ["none.json"],
+        "out": "unused",
+    }
+    (files / "dataset.yaml").write_text(yaml.safe_dump(dataset))
+    code, found, _ = plan(capsys, files, on_cluster(files), f"mixture=[{{data: {files / 'dataset.yaml'}}}]")
+    assert code == 0
+    assert found["steps"]["steps"] is None
+
+
+@pytest.mark.parametrize(
+    "file", sorted([*Path("jobs").glob("*.yaml"), *Path("datasets").glob("*.yaml")]), ids=str
+)
+def test_every_shipped_yaml_is_of_a_kind_with_a_plan(file):
+    if file.name == "benchmarks.yaml":  # says where files lie, and is no run's
+        with pytest.raises(RequestError):
+            kind_of(file)
+        return
+    assert load(kind_of(file), file)

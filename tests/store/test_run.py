@@ -49,7 +49,7 @@ def test_another_verb_is_refused(tmp_path):
     start(tmp_path)
     with pytest.raises(RequestError, match="holds a run of prepare, and this is one of evaluate"):
         Run.start(str(tmp_path), "evaluate", EvaluateSettings(model="m", eval_root="e", out=str(tmp_path)))
-    with pytest.raises(RequestError, match="is of prepare, and this takes a run of train"):
+    with pytest.raises(RequestError, match="is a run of prepare, and this takes one of train"):
         Run.open(str(tmp_path), "train")
 
 

@@ -44,7 +44,11 @@ from raypipe.commands import results
 
 def slow(request):
     print("at work", flush=True)
-    time.sleep(120)
+    try:
+        time.sleep(120)
+    finally:
+        time.sleep(4.5)  # longer than Ray waits unless it is told to
+        open("{tidied}", "w").close()
 
 results.benchmarks = slow
 sys.exit(cli.main(["benchmarks"]))
@@ -60,7 +64,7 @@ def test_a_stopped_job_ends_with_4_and_is_joined_while_it_runs(one_node, tmp_pat
         (folder / name).write_text("x")
     (folder / "python").write_text(f"#!/bin/sh\nls -A > {tmp_path}/seen\nexec {sys.executable} slow.py\n")
     (folder / "python").chmod(0o755)
-    (folder / "slow.py").write_text(SLOW)
+    (folder / "slow.py").write_text(SLOW.format(tidied=tmp_path / "tidied"))
     mine = ("benchmarks", "--python", "./python")
     first = start(one_node, folder, *mine)
     said = []
@@ -83,3 +87,4 @@ def test_a_stopped_job_ends_with_4_and_is_joined_while_it_runs(one_node, tmp_pat
     assert first.returncode == 4, errors
     assert "what was committed stays" in errors
     assert jobs_of(one_node)[name]["status"] == "STOPPED"
+    assert (tmp_path / "tidied").exists()

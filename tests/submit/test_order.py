@@ -8,7 +8,7 @@ import pytest
 
 from raypipe.cli import VERBS
 from raypipe.errors import RequestError
-from raypipe.submit.order import WITH_SETTINGS, order, refuse_missing
+from raypipe.submit.order import WITH_SETTINGS, _from_home, order, refuse_missing
 from raypipe.submit.upload import Upload
 from tests.support import ROOT
 
@@ -113,6 +113,13 @@ def test_a_judges_settings_are_checked_too(here):
     asked(here, "judge", "/run", settings=("judge.concurrency=3", "drift=50", "coverage_floor=0.9"))
 
 
+def test_a_judges_model_is_a_name_and_its_key_a_path(here):
+    asking = asked(here, "judge", "/run", settings=("model=gpt-3.5-turbo", "key_file=/keys/judge"))
+    assert asking.paths == (("judge.key_file", "/keys/judge"),)
+    relative = asked(here, "judge", "/run", settings=("key_file=judge.key",))
+    assert "judge.key_file=judge.key" in missing(here, relative)
+
+
 def missing(root: Path, made) -> str:
     sizes = {str(f.relative_to(root)): 1 for f in root.rglob("*") if f.suffix in (".yaml", ".json")}
     try:
@@ -158,3 +165,25 @@ def test_every_verb_has_a_script():
     for file in (ROOT / "jobs").glob("*.py"):
         assert len(file.read_text().splitlines()) <= 30
         assert "raise SystemExit(" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("/home/me/runs/a", "~/runs/a"),
+        ("out=/home/me/runs/a", "out=~/runs/a"),
+        ("prepared=[/home/me/a, /home/me/b]", "prepared=[~/a, ~/b]"),
+        ("out=/home/meadow/a", "out=/home/meadow/a"),
+        ("out=/mnt/home/me/a", "out=/mnt/home/me/a"),
+        ("out=s3://bucket/home/me/a", "out=s3://bucket/home/me/a"),
+    ],
+)
+def test_what_the_shell_made_of_a_tilde_is_the_clusters_home_again(typed, sent, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert _from_home(typed) == sent
+
+
+def test_a_run_below_home_is_one_of_the_cluster(here, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert asked(here, "verify", "/home/me/runs/a").arguments == ("~/runs/a",)
+    assert asked(here, "prepare", "d.yaml", settings=("out=/home/me/p",)).out == "~/p"

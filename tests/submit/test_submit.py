@@ -300,3 +300,26 @@ def test_submit_needs_neither_ray_nor_torch_to_refuse(folder):
     script += "print(sorted({'ray', 'torch', 'aiohttp'} & set(sys.modules)))\nsys.exit(code)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "[]\n")
+
+
+@pytest.mark.parametrize("where", ["submitted raypipe", "following it"])
+def test_ctrl_c_at_once_is_about_the_job_too(capsys, folder, job_server, monkeypatch, where):  # noqa: F811
+    """In the moment in which it is said that there is a job, before it is followed."""
+    job_server.planned = [Planned(endless=True)]
+    if where == "following it":
+        assert submit(capsys, "prepare", "d.yaml", "--detach")[0] == 0
+    told = run.Submitter.__init__
+
+    def init(self, *args, note, **more):
+        def noted(text: str) -> None:
+            note(text)
+            if where in text:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        told(self, *args, note=noted, **more)
+
+    monkeypatch.setattr(run.Submitter, "__init__", init)
+    code, _, err = submit(capsys, "prepare", "d.yaml")
+    (job,) = job_server.jobs.values()
+    assert (code, job["status"]) == (4, "STOPPED" if where == "submitted raypipe" else "RUNNING")
+    assert "what was committed stays" in err or "goes on" in err

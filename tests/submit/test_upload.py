@@ -11,7 +11,7 @@ import pytest
 
 from raypipe import cli
 from raypipe.errors import RequestError
-from raypipe.submit.upload import MIB, chosen, package
+from raypipe.submit.upload import EXCLUDES, MIB, chosen, package
 from tests.support import ROOT
 from tests.support.job_server import Planned, job_server  # noqa: F401 - a fixture
 
@@ -156,3 +156,9 @@ def test_nothing_is_sent_when_the_upload_is_refused(capsys, tmp_path, monkeypatc
     assert cli.main(["submit", "prepare", "d.yaml"]) == 2
     assert "nothing was uploaded" in capsys.readouterr().err
     assert not any(call.startswith(("PUT", "POST")) for call in job_server.calls)
+
+
+def test_ray_job_submit_leaves_out_the_same():
+    """The repository's .rayignore, which Ray's own command reads, names what submit leaves out."""
+    lines = (ROOT / ".rayignore").read_text().splitlines()
+    assert set(EXCLUDES) <= set(lines)

@@ -92,6 +92,7 @@ def cluster_of_one(**more: str) -> Iterator[OneNode]:
     folder = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
     (folder / "token").write_text(TOKEN)
     (folder / "token").chmod(0o600)
+    (folder / "home").mkdir()
     mark = f"RAYPIPE_TEST_MARK={uuid.uuid4().hex}"
     gcs, dashboard, agent, rpc, metrics, client = free_ports(6)
     environ = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OPENAI_API_KEY")}
@@ -100,6 +101,7 @@ def cluster_of_one(**more: str) -> Iterator[OneNode]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all of it on loopback, see raypipe/cluster.py
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "HOME": str(folder / "home"),
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "RAY_metrics_report_interval_ms": "1000",

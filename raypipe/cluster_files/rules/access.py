@@ -55,6 +55,14 @@ def _no_token_docker(view: View) -> Iterator[Hit]:
         yield view.hit("docker", "run_options")
 
 
+def _token_elsewhere(view: View) -> Iterator[Hit]:
+    for nodes in (HEAD, WORKER):
+        if "token" in _modes(view, nodes):
+            for start in view.starts(nodes):
+                if f"{MODE}=" not in start.text:
+                    yield start.hit()
+
+
 def _disabled(view: View) -> Iterator[Hit]:
     for name, value, text in view.environment():
         if name == MODE and value.lower() not in ("token", "k8s") and not value.startswith("$"):
@@ -121,6 +129,13 @@ RULES = (
         "what runs in the container beside ray start (ray exec, ray attach) does not show the token",
         "docker.run_options: [-e RAY_AUTH_MODE=token]",
         _no_token_docker,
+    ),
+    Rule(
+        "token-elsewhere",
+        Severity.WARN,
+        "ray start asks for the token only as long as something else in the file sets it",
+        f"{MODE}=token before ray start too",
+        _token_elsewhere,
     ),
     Rule("auth-disabled", Severity.FAIL, "authentication is turned off", "RAY_AUTH_MODE=token", _disabled),
     Rule(

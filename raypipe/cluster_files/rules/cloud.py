@@ -61,6 +61,7 @@ def _role_by_ray(view: View) -> Iterator[Hit]:
 
 
 def _mighty_role(view: View) -> Iterator[Hit]:
+    yield from _mighty_account(view)
     for place, config, _ in view.node_configs():
         profile = config.get("IamInstanceProfile")
         for key in ("Name", "Arn"):
@@ -83,6 +84,25 @@ def _mighty_role(view: View) -> Iterator[Hit]:
         ]
         if wide and any(a.lower().startswith("s3:") for a in _list(statement.get("Action"))):
             yield Hit(source, (*place, "Resource"), f"reaches every bucket ({wide[0]})", path)
+
+
+def _mighty_account(view: View) -> Iterator[Hit]:
+    """Kubernetes roles beside the cluster that may do anything."""
+    for source in view.file.sources if view.kind == "kuberay" else ():
+        kind, value = source.value.get("kind"), source.value
+        reference = value.get("roleRef") if kind in ("ClusterRoleBinding", "RoleBinding") else None
+        if isinstance(reference, dict) and reference.get("name") in ("cluster-admin", "admin"):
+            yield Hit(source, ("roleRef",), f"gives the role {reference['name']}")
+        rules = value.get("rules")
+        for i, rule in enumerate(
+            rules if kind in ("Role", "ClusterRole") and isinstance(rules, list) else []
+        ):
+            if (
+                isinstance(rule, dict)
+                and "*" in _list(rule.get("verbs"))
+                and "*" in _list(rule.get("resources"))
+            ):
+                yield Hit(source, ("rules", i), "may do anything with everything")
 
 
 def _statements(view: View) -> Iterator[tuple[Document, str, Place, dict[str, Any]]]:
@@ -121,7 +141,7 @@ RULES = (
         "role-wide",
         Severity.FAIL,
         "a role that may do far more than it needs",
-        "the actions it needs, on the bucket and role it needs them for: cluster/aws/",
+        "the actions it needs, on what it needs them for; for AWS see cluster/aws/",
         _mighty_role,
     ),
 )

@@ -53,6 +53,15 @@ RULES = (
         ),
     ),
     Rule(
+        "tunnel-out",
+        Severity.FAIL,
+        "a tunnel brings strangers in past every firewall",
+        "ray dashboard FILE, or ssh -L from your own machine",
+        _matches(
+            r"(?:^|[\s;&|/])(?:ngrok|cloudflared|localtunnel|frpc|bore)\s+\w|\bssh\s[^;&|\n]*-\w*R\s*\S*:\S+"
+        ),
+    ),
+    Rule(
         "firewall-off",
         Severity.FAIL,
         "the machine's firewall is turned off",

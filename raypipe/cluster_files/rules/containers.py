@@ -79,6 +79,12 @@ def _host_space(view: View) -> Iterator[Hit]:
                 yield Hit(pod.source, (*pod.place, key), f"{key}: true")
 
 
+def _host_network(view: View) -> Iterator[Hit]:
+    for option in view.run_options():
+        if re.search(r"--net(?:work)?[= ]host\b", option.text):
+            yield option.hit()
+
+
 def _powers(view: View) -> Iterator[Hit]:
     for option in view.run_options():
         for found in CAPABILITY.findall(option.text):
@@ -170,6 +176,13 @@ RULES = (
         "the container sees what else runs on the machine",
         "take it out; for shared memory use --shm-size, on Kubernetes an emptyDir with medium: Memory",
         _host_space,
+    ),
+    Rule(
+        "host-network",
+        Severity.WARN,
+        "the container is in the machine's network; Ray's launcher does that by itself, to all of them",
+        "take it out; what closes ports is the security group or the firewall",
+        _host_network,
     ),
     Rule("extra-powers", Severity.FAIL, "the container is less confined", "take it out", _powers),
     Rule(
