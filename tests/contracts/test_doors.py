@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
@@ -17,9 +18,11 @@ from raypipe.chaos.processes import family
 from tests.support import ROOT
 from tests.support.doors import (
     PUBLIC,
+    REFUSED,
     Door,
     answered,
     doors,
+    is_metrics,
     open_routes,
     refused,
     status,
@@ -28,6 +31,7 @@ from tests.support.one_node import TOKEN
 from tests.support.ray_routes import declared
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+SERVERS = ("gcs/gcs_server", "raylet/raylet", "ray.util.client.server")
 WRONG = {"none": None, "wrong": "00" * 32, "empty": " "}
 
 
@@ -45,8 +49,17 @@ def test_what_is_read_of_ray_is_all_of_it():
 
 @pytest.fixture(scope="module")
 def all_doors(one_node) -> list[Door]:
+    """Those of the whole cluster: its processes come up one after another."""
     mark = next(f"{k}={v}" for k, v in one_node.environ.items() if k == "RAYPIPE_TEST_MARK")
-    return doors(p.pid for p in family(mark))
+    metrics = int(one_node.metrics.rpartition(":")[2].partition("/")[0])
+    deadline = time.monotonic() + 90
+    while True:
+        found = doors(p.pid for p in family(mark))
+        up = metrics in {d.port for d in found}
+        if up and all(any(name in d.process for d in found) for name in SERVERS):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
 
 
 def test_every_route_of_the_dashboard_asks_for_the_token(one_node, all_doors):
@@ -54,6 +67,31 @@ def test_every_route_of_the_dashboard_asks_for_the_token(one_node, all_doors):
     assert status(dashboard, "GET", "/api/jobs/", TOKEN) == 200  # the right one is let in
     found = open_routes(dashboard, declared()["head"], WRONG)
     assert found.keys() <= PUBLIC, found
+
+
+def test_every_port_asks_for_the_token(all_doors):
+    """But for metrics, which whoever reaches the port may read."""
+    known, spoke, wrong = declared(), set(), []
+    methods = [m for many in known["grpc"].values() for m in many]
+    for door in all_doors:
+        if not door.loopback:
+            wrong.append((door, "listens beyond this machine"))
+        http = {code for code in (status(door, "POST", "/x"), status(door, "GET", "/metrics")) if code}
+        if http <= {200, 405} and is_metrics(door):
+            spoke.add("metrics")
+        elif http:
+            spoke.add("http")
+            found = open_routes(door, known["agent"], WRONG)
+            wrong += [(door, route, said) for route, said in found.items() if route not in PUBLIC]
+            wrong += [(door, "HTTP", http)] * (not http <= {*REFUSED})
+        else:
+            found = {token: answered(door, methods, token) for token in WRONG.values()}
+            wrong += [(door, token, said) for token, said in found.items() if said]
+            spoke |= {door.process} if refused(door, methods) else set()
+    assert wrong == []
+    assert {"metrics", "http"} < spoke
+    for name in SERVERS:
+        assert any(name in process for process in spoke), spoke
 
 
 def test_the_gcs_lets_the_right_token_in(all_doors):

@@ -66,11 +66,13 @@ def status(door: Door, method: str, path: str, token: str | None = None) -> int 
 
 
 def is_metrics(door: Door) -> bool:
-    """Whether all a port does is to tell metrics: whatever is asked of it, it answers with them."""
+    """Whether all a port does is to tell metrics: whatever it is asked for, it answers with them."""
     link = http.client.HTTPConnection("127.0.0.1", door.port, timeout=WAIT_S)
     try:
-        link.request("DELETE", "/whatever")
+        link.request("GET", "/whatever")
         text = link.getresponse().read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return False
     finally:
         link.close()
     lines = [line for line in text.splitlines() if line]
