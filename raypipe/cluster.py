@@ -66,13 +66,12 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, object] = {"log_to_driver": not quiet}
+    # Without an address Ray would join what the last `ray start` of this machine has left a note of.
+    options: dict[str, object] = {"log_to_driver": not quiet, "address": address or "local"}
     if quiet:
         options["logging_level"] = logging.ERROR
     if local:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-    else:
-        options["address"] = address
     stop = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(**options)  # type: ignore[arg-type]
@@ -96,7 +95,7 @@ def _named_address() -> str | None:
             f"RAY_ADDRESS is {address}, a dashboard: it takes jobs, and this would join the cluster",
             "raypipe submit in place of raypipe; or unset RAY_ADDRESS to work on this machine alone",
         )
-    return address or None
+    return None if address in (None, "", "local") else address
 
 
 def not_connected(fault: Exception, address: str | None) -> ServiceError:
