@@ -246,6 +246,7 @@ def test_the_page_names_every_rule():
     listed = page.partition("The rules (fail unless marked")[2].partition("Measured")[0]
     assert set(re.findall(r"[a-z0-9-]+", listed)) >= {rule.id for rule in RULES} | OUTSIDE_RULES
     assert f"3. {len(RULES)} rules about weaknesses" in page
+    assert f"{len(PLANTS)} planted mistakes" in page
 
 
 @pytest.mark.parametrize(
