@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from raypipe import __version__
 from raypipe.ending import Command, ending_of
 from raypipe.errors import RequestError, nearest
+from raypipe.redaction import hide_of_environment, redact
 from raypipe.stopping import listen
 from raypipe.terminal import tell
 
@@ -163,6 +164,10 @@ class Request:
             raise RequestError(
                 "which settings? no yaml file is named", "see jobs/ and datasets/ for examples"
             )
+        if len(found) > 1:
+            raise RequestError(
+                f"{' and '.join(found)}: a command takes one settings file", "one command after the other"
+            )
         return found[0] if found else None
 
     def nothing_left(self, verb: str, valid: list[str]) -> None:
@@ -221,7 +226,8 @@ def main(argv: list[str] | None = None, command: Command | None = None) -> int:
         if "--debug" in argv:
             traceback.print_exc()
         blank = "\n" if isinstance(fault, KeyboardInterrupt) else ""  # behind the ^C of a terminal
-        print(blank + ending.render(), file=sys.stderr)
+        hide_of_environment()  # a job's stderr is kept by Ray
+        print(blank + redact(ending.render()), file=sys.stderr)
         return ending.code
 
 

@@ -12,14 +12,17 @@ HIDDEN = "***"
 LEAST_CHARACTERS = 8  # of a value that is hidden by itself; a shorter one would blacken ordinary words
 
 _ADDRESSES = re.compile(
-    r"(?<=://)[^/@\s]+@|(?<=[?&])[^=&\s]*(?:key|token|secret|sig|credential)[^=&\s]*=[^&\s]*", re.I
+    r"(?<=://)[^/\s]+@|(?<=[?&])[^=&\s]*(?:key|token|secret|sig|credential)[^=&\s]*=[^&\s]*", re.I
 )
 _SHAPES = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[opsu]_[A-Za-z0-9]{20,}|\bA[KS]IA[0-9A-Z]{16}\b"
-    r"|(?<=Bearer )[A-Za-z0-9._~+/=-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END|\Z)",
+    r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[oprsu]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
+    r"|\bglpat-[\w-]{20,}|\bA[KS]IA[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bnvapi-[\w-]{20,}|\bxox[a-z]-[\w-]{10,}"
+    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"  # a JSON web token
+    r"|(?:(?<=Bearer )|(?i:(?<=authorization: basic )))[A-Za-z0-9._~+/=-]{8,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END|\Z)",
 )
 _ASSIGNED = re.compile(
-    r"(?i)((?:api_?key|password|passwd|secret(?:_access_key)?|auth_?token|session_token)['\"]?\s*[=:]\s*['\"]?)"
+    r"(?i)((?:api[-_]?key|password|passwd|secret(?:_access)?(?:_key)?|(?:access|auth|session)[-_]?token)['\"]?\s*[=:]\s*['\"]?)"
     r"[^\s'\",;&}]{8,}"
 )
 _NAMES = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_(?!FILE|PATH|ID$))", re.I)

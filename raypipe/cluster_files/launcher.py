@@ -128,7 +128,9 @@ def started_with(commands: list[Any]) -> dict[str, str]:
         try:
             words = shlex.split(command.partition("ray start")[2])
         except ValueError:
-            words = command.partition("ray start")[2].split()
+            words = [
+                w.strip("\"'") for w in command.partition("ray start")[2].split()
+            ]  # bash -c "ray start ..."
         for word, after in zip(words, [*words[1:], ""], strict=True):
             if word.startswith("--"):
                 name, sep, value = word[2:].partition("=")

@@ -12,6 +12,7 @@ import yaml
 from raypipe.errors import RequestError
 from raypipe.settings.base import PlainLoader
 
+MEND = "mend that line; nothing else of the file was looked at"
 MAX_BYTES = 2_000_000
 MAX_NODES = 100_000  # with each alias written out
 
@@ -62,16 +63,17 @@ def read_documents(path: str | Path) -> tuple[Document, ...]:
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}", "give the path of a cluster's yaml file") from None
     except (OSError, UnicodeDecodeError) as fault:
-        raise RequestError(f"cannot read {path}: {fault}") from None
+        why = fault.strerror if isinstance(fault, OSError) else "it is no text in UTF-8"
+        raise RequestError(f"cannot read {path}: {why}", "give the path of a cluster's yaml file") from None
     try:
         return tuple(_documents(text, str(path)))
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         said = getattr(fault, "problem", None) or str(fault)
-        raise RequestError(f"{where}: not valid yaml: {' '.join(said.split())[:200]}") from None
+        raise RequestError(f"{where}: not valid yaml: {' '.join(said.split())[:200]}", MEND) from None
     except (RecursionError, ValueError) as fault:  # ValueError: a date that is none
-        raise RequestError(f"{path} is not valid yaml: {str(fault)[:200]}") from None
+        raise RequestError(f"{path} is not valid yaml: {str(fault)[:200]}", MEND) from None
 
 
 def _documents(text: str, path: str) -> Iterator[Document]:

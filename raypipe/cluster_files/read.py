@@ -15,6 +15,8 @@ from raypipe.errors import RequestError
 
 __all__ = ["ClusterFile", "NodeType", "read_cluster"]
 
+START = "start from cluster.yaml, cluster/on_premise.yaml or cluster/kuberay/raycluster.yaml"
+
 
 @dataclass(frozen=True)
 class ClusterFile:
@@ -47,10 +49,10 @@ def read_cluster(path: str) -> ClusterFile:
     """
     sources = read_documents(path)
     if not sources:
-        raise RequestError(f"{path} is empty")
+        raise RequestError(f"{path} is empty", START)
     for i, source in enumerate(sources, 1):
         if not isinstance(source.value, dict):
-            raise RequestError(f"{path}, line {source.line(())}: document {i} is not a mapping")
+            raise RequestError(f"{path}, line {source.line(())}: document {i} is not a mapping", START)
     documents = tuple(s.value for s in sources)
     if any("apiVersion" in d or "kind" in d for d in documents):
         if not any(d.get("kind") in KINDS for d in documents):
@@ -58,10 +60,12 @@ def read_cluster(path: str) -> ClusterFile:
         types = tuple(t for s in sources for t in kuberay_types(path, s))
         return ClusterFile(path, "kuberay", types, documents, sources)
     if len(sources) > 1:
-        raise RequestError(f"{path}, line {sources[1].line(())}: a `ray up` file is one document")
+        raise RequestError(
+            f"{path}, line {sources[1].line(())}: a `ray up` file is one document", "take out the `---`"
+        )
     if "provider" not in documents[0]:
         raise RequestError(
-            f"{path} is no cluster's file: neither `provider:` (ray up) nor `kind:` (KubeRay) is in it"
+            f"{path} is no cluster's file: neither `provider:` (ray up) nor `kind:` (KubeRay) is in it", START
         )
     kind, found = launcher_types(path, sources[0])
     policies = tuple(_policies(path)) if kind == "aws" else ()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from raypipe.doctor.host import Host
+from raypipe.errors import RaypipeError
 
 AT_ONCE = 8
 
@@ -93,5 +94,6 @@ def _guarded(check: Check, host: Host, asked: Asked) -> list[Finding]:
             getattr(fault, "remedy", "")
             or "the check itself failed; run raypipe doctor --debug and report it"
         )
-        found.append(fail(check.name, f"{type(fault).__name__}: {first}", fix))
+        kind = "" if isinstance(fault, RaypipeError) else f"{type(fault).__name__}: "
+        found.append(fail(check.name, f"{kind}{first}", fix))
     return found

@@ -166,7 +166,7 @@ class Floor:
             found.reason = (
                 f"{ask.count} x {ask.what} ({ask.said()}), and there is room for {found.held}{beside}: {most}"
             )
-            found.remedy = "lower their number, or raise max_workers of the cluster"
+            found.remedy = "lower their number, or what each takes; or run on a larger cluster"
             if not found.ok and ask.later:
                 found.ok, found.reason = True, f"{ask.what} waits until there is room: {most}"
 

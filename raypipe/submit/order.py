@@ -129,6 +129,10 @@ def _checked(verb: str, words: list[str], settings: list[str]) -> tuple[str | No
                 f"'{extra[0]}' is neither a yaml file nor a key=value setting",
                 f"raypipe submit {verb} FILE.yaml key=value ...; --key value means the same",
             )
+        if len(words) > 1:
+            raise RequestError(
+                f"{' and '.join(words)}: a command takes one settings file", "submit one after the other"
+            )
         if not words and verb != "evaluate":
             remedy = f"raypipe submit {verb} FILE.yaml; see jobs/ and datasets/ for examples"
             raise RequestError("which settings? no yaml file is named", remedy)

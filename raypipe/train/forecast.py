@@ -261,22 +261,23 @@ def _model(outline: Outline, learns: Learns) -> dict[str, Any]:
 def _memory(outline: Outline, learns: Learns, settings: StageSettings, labels: int | None) -> dict[str, Any]:
     """Of the settings, and of what else could be chosen in their place."""
     world = settings.workers.num
+    rows = -(-settings.global_batch // world)  # more of them in a micro-batch there cannot be
+    micro = min(settings.micro_batch, rows)
 
     def of(**other: Any) -> Memory:
-        chosen = settings.model_copy(update=other)
+        chosen = settings.model_copy(update={"micro_batch": micro, **other})
         return memory_of(outline, learns, chosen, world, Load.of(chosen, outline, labels))
 
     def row(memory: Memory, **said: Any) -> dict[str, Any]:
         return {**said, "device_bytes": memory.device_bytes, "host_bytes": memory.host_bytes}
 
-    rows = -(-settings.global_batch // world)  # more of them in a micro-batch there cannot be
     sizes = sorted({min(1 << power, rows) for power in range(rows.bit_length() + 1)})
     ways = [{"zero": zero, "offload_optimizer": offload} for zero in (1, 2, 3) for offload in (False, True)]
     return {
         **of().row(),
         "zero": settings.deepspeed.zero,
         "world": world,
-        "micro_batch": settings.micro_batch,
+        "micro_batch": micro,
         "tokens_a_row": settings.max_tokens,
         "others": [row(of(deepspeed=Sharding.model_validate(way)), **way) for way in ways],
         "by_micro_batch": [row(of(micro_batch=size), micro_batch=size) for size in sizes],

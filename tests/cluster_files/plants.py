@@ -95,6 +95,8 @@ PLANTS = [
         "name: metrics}\n              - {containerPort: 10001, name: client}",
     ),
     setup("listens-everywhere", "nohup tensorboard --logdir ~/raypipe/runs --bind_all &"),
+    setup("listens-everywhere", "socat TCP-LISTEN:8266,fork TCP:127.0.0.1:8265 &"),
+    setup("listens-everywhere", "python -m http.server 9000 &"),
     Plant("exposed-service", KUBE, "serviceType: ClusterIP ", "serviceType: LoadBalancer "),
     Plant("exposed-service", JOB, "serviceType: ClusterIP ", "serviceType: NodePort "),
     Plant(

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from raypipe.cli import main
 from raypipe.cluster_files.check import check
 from raypipe.cluster_files.findings import Severity
 from raypipe.cluster_files.rules import RULES
-from tests.cluster_files.plants import AWS, JOB, KUBE, LOCAL, PLANTS, Plant
+from raypipe.errors import RequestError
+from tests.cluster_files.plants import AWS, JOB, KUBE, LOCAL, PLANTS, SETUP, Plant
 
 REPO = Path(__file__).parents[2]
 SHIPPED = (AWS, LOCAL, KUBE, JOB)
@@ -237,3 +239,47 @@ def test_wrong_commands_are_answered(argv: list[str], said: str, capsys: pytest.
 
 def test_severities_are_two_words() -> None:
     assert {str(s) for s in Severity} == {"fail", "warn"}
+
+
+def test_the_page_names_every_rule():
+    page = (REPO / "docs/cluster_files.md").read_text()
+    listed = page.partition("The rules (fail unless marked")[2].partition("Measured")[0]
+    assert set(re.findall(r"[a-z0-9-]+", listed)) >= {rule.id for rule in RULES} | OUTSIDE_RULES
+    assert f"3. {len(RULES)} rules about weaknesses" in page
+    assert f"{len(PLANTS)} planted mistakes" in page
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        'bash -lc "ray start --head --port=6379 --dashboard-host=127.0.0.1"',
+        "socat TCP-LISTEN:8266,bind=127.0.0.1 TCP:127.0.0.1:8265 & python -m http.server --bind 127.0.0.1",
+    ],
+)
+def test_loopback_is_no_weakness_however_it_is_written(tmp_path, start):
+    here = copied(tmp_path)
+    file = here / AWS
+    text = file.read_text()
+    lead = "RAY_AUTH_MODE=token ray start --head"
+    if "ray start" in start:
+        old = text[text.index(lead) : text.index("worker_start_ray_commands")].rstrip()
+        file.write_text(text.replace(old, f"RAY_AUTH_MODE=token {start}"))
+    else:
+        file.write_text(text.replace(SETUP, f"{SETUP}  - {start}\n"))
+    assert check(str(file))[1]["findings"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "[1]\n", "a: [\n", "a: 1\na: 2\n", "\xff", "x: 1\n", "provider: {type: aws}\n---\n{a: 1}\n"],
+)
+def test_what_is_no_clusters_file_is_answered_with_the_next_step(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    if text is None:
+        file.mkdir()
+    else:
+        file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(RequestError) as fault:
+        check(str(file))
+    assert fault.value.remedy
+    assert "Errno" not in fault.value.message

@@ -13,6 +13,7 @@ from raypipe.doctor.checks import Asked, Check, Finding, Level, carried_out, ok
 from raypipe.doctor.hardware import SHARED
 from raypipe.doctor.host import Answer, Disk, Host
 from raypipe.doctor.registry import MACHINE, NAMED, examine
+from raypipe.errors import ServiceError
 from tests.doctor.described import CARD, GIB, TMP, Described, node
 
 SLOW = (
@@ -322,6 +323,15 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on():
     assert [(f.check, str(f.level)) for f in found] == [("first", "ok"), ("broken", "fail"), ("fine", "ok")]
     assert found[1].found == "ZeroDivisionError: oh"
     assert found[1].fix
+
+
+def test_what_is_raised_on_purpose_is_said_in_its_own_words():
+    def broken(host, asked):
+        raise ServiceError("cannot write there", "free space")
+        yield
+
+    found = carried_out((Check("store", broken),), Described(), Asked())
+    assert [(f.found, f.fix) for f in found] == [("cannot write there", "free space")]
 
 
 def test_checks_run_side_by_side():

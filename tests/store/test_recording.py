@@ -174,6 +174,38 @@ def test_secrets_are_in_neither(tmp_path, monkeypatch):
     assert "https://***@judge.example/v1" in written
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "github_pat_11ABCDEFG0123456789_abcdefghij",
+        "glpat-abcdefghij0123456789",
+        "AIza" + "Sy0123456789abcdefghijklmnopqrstuvw",
+        "nvapi-abcdefghij0123456789abcdefghij",
+        "xoxb-123456789012-abcdefghijkl",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijk",
+    ],
+)
+def test_keys_of_known_shapes_are_taken_out(secret):
+    assert redaction.redact(f"answered: {secret}, twice") == "answered: ***, twice"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("https://me:p@ss@host/x", "https://***@host/x"),
+        ("'secret_key': 'abcdefgh12345'", "'secret_key': '***'"),
+        ("x-api-key: abcdefgh12", "x-api-key: ***"),
+        ("access_token=abcdefgh12", "access_token=***"),
+        ("authorization: Basic dXNlcjpwYXNzd29yZA==", "authorization: Basic ***"),
+        ("max_tokens=2048000000", "max_tokens=2048000000"),
+        ("key_file=/home/me/judge_key", "key_file=/home/me/judge_key"),
+        ("Basic configuration, tokens: 12345678", "Basic configuration, tokens: 12345678"),
+    ],
+)
+def test_what_is_assigned_to_a_secrets_name_is_taken_out(text, left):
+    assert redaction.redact(text) == left
+
+
 def test_a_long_text_is_cut_in_the_middle():
     text = Text(head=200, tail=400)
     for number in range(1000):

@@ -221,6 +221,9 @@ def test_more_workers_take_less_and_stages_order():
     assert device(gradient_checkpointing=False) > 2 * two
     assert device(deepspeed={"zero": 2, "offload_optimizer": True}) < two
     assert device(micro_batch=1) < two
+    few = {"workers": {"num": 64, "gpus": 1}, "global_batch": 64}
+    assert device(**few, micro_batch=16) == device(**few, micro_batch=1), "each has one row at a time"
+    assert forecast(seven(**few, micro_batch=16))["memory"]["micro_batch"] == 1
     wide = {"lora": {"r": 128}, "rates": {"multi_modal_projector": 2e-5}}
     assert device(**wide) < two
 

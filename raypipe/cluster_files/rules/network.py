@@ -22,7 +22,11 @@ PORTS = {
 }
 WORKER_PORTS = range(10002, 20000)
 WIDE = {4: 16, 6: 48}  # a prefix shorter than this is more than one organisation
-EVERYWHERE = re.compile(r"--(?:ip|host|bind|address)[= ](?:0\.0\.0\.0|::)(?!\d)|--bind_all\b")
+EVERYWHERE = re.compile(
+    r"--(?:ip|host|bind|address)[= ](?:0\.0\.0\.0|::)(?!\d)|--bind_all\b"
+    r"|\bTCP[46]?-L(?:ISTEN)?:(?!\S*bind=(?:127\.|localhost|\[?::1))\S+"  # socat
+    r"|\bhttp\.server\b(?!.*(?:--bind|-b)[= ](?:127\.|localhost|::1))"
+)
 
 
 def _dashboard(view: View) -> Iterator[Hit]:
