@@ -270,7 +270,9 @@ def memory_limit(host: Host) -> int | None:
 
 
 def ray_folder(host: Host) -> str:
-    return host.environ.get("RAY_TMPDIR") or host.environ.get("RAY_TEMP_DIR") or "/tmp/ray"  # noqa: S108 - Ray's own
+    """Where Ray keeps its sessions unless ``ray start --temp-dir`` says otherwise."""
+    above = host.environ.get("RAY_TMPDIR") or host.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray does
+    return f"{above.rstrip('/')}/ray"
 
 
 def _disk(name: str, host: Host, folder: str, least: float, good: float, fix: str) -> Iterator[Finding]:
