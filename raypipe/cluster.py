@@ -22,6 +22,7 @@ from raypipe.errors import RaypipeError, RequestError, ServiceError
 from raypipe.shared import Answer, Look, look, refuse_unshared
 
 ASK_S = 60.0  # for all nodes together to say what they see
+HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 _NODE_REMEDY = "install raypipe and its environment there as on the head, or take the node out"
 
 # Set before Ray starts, so that its processes inherit them; a cluster that runs already keeps its own.
@@ -66,13 +67,12 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, object] = {"log_to_driver": not quiet}
+    # Without an address Ray would join what the last `ray start` of this machine has left a note of.
+    options: dict[str, object] = {"log_to_driver": not quiet, "address": address or "local"}
     if quiet:
         options["logging_level"] = logging.ERROR
     if local:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-    else:
-        options["address"] = address
     stop = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(**options)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def _named_address() -> str | None:
             f"RAY_ADDRESS is {address}, a dashboard: it takes jobs, and this would join the cluster",
             "raypipe submit in place of raypipe; or unset RAY_ADDRESS to work on this machine alone",
         )
-    return address or None
+    return None if address in (None, "", "local") else address
 
 
 def not_connected(fault: Exception, address: str | None) -> ServiceError:
@@ -155,6 +155,8 @@ def machines() -> Machines:
         for node in ray.nodes()
         if node["Alive"]
     ]
+    if not _on_head():  # a search's trial, for one: whether nodes may be added is known on the head alone
+        return Machines(tuple(there), may_grow=True, known=False)
     return machines_allowed(there) if _autoscales() else Machines(tuple(there))
 
 
@@ -181,7 +183,7 @@ def all_cpus() -> float | None:
     """CPUs of the cluster; None where nodes may still be added."""
     import ray
 
-    return None if _autoscales() else float(ray.cluster_resources().get("CPU", 0))
+    return None if not _on_head() or _autoscales() else float(ray.cluster_resources().get("CPU", 0))
 
 
 def require_shared(writes: Iterable[str], reads: Iterable[str] = ()) -> None:
@@ -298,8 +300,15 @@ def _close_session_folder(folder: str | None) -> None:
             os.chmod(folder, 0o700)
 
 
+def _on_head() -> bool:
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == own and HEAD in node["Resources"] for node in ray.nodes())
+
+
 def _autoscales() -> bool:
-    """Whether nodes may still be added (then a request that does not fit now may fit later)."""
+    """On the head: whether nodes may still be added (then a request that does not fit now may fit later)."""
     if _bootstrap_file().exists():
         return not _all_joined()
     # With KubeRay's autoscaler the head starts without one of its own.

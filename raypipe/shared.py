@@ -111,16 +111,25 @@ def _to_write(path: str) -> Iterator[Look]:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     marker, content = temporary_name(f"{folder}/shared"), uuid.uuid4().hex
+    _put(marker, content)
     try:
-        Path(marker).write_text(content)
-        try:
-            yield Look(path, (marker,), content)
-        finally:
-            for file in folder.glob(f"{Path(marker).name}*"):
-                file.unlink(missing_ok=True)
+        yield Look(path, (marker,), content)
+    finally:
+        for file in folder.glob(f"{Path(marker).name}*"):
+            with contextlib.suppress(OSError):  # what a node wrote as another user may not be ours to remove
+                file.unlink()
+
+
+def _put(file: str, content: str) -> None:
+    """Writes a file of the driver; nothing is left where that fails."""
+    try:
+        Path(file).write_text(content)
     except OSError as fault:
+        with contextlib.suppress(OSError):
+            os.unlink(file)
+        remedy = "free space there or name another out="
         raise ServiceError(
-            f"cannot write {folder}: {fault.strerror or fault}", "free space there or name another out="
+            f"cannot write {os.path.dirname(file)}: {fault.strerror or fault}", remedy
         ) from fault
 
 
@@ -190,12 +199,7 @@ def marked(root: str) -> Iterator[Marker]:
         return
     folder = local(root)
     file = temporary_name(f"{folder}/shared")
-    try:
-        Path(file).touch()
-    except OSError as fault:
-        raise ServiceError(
-            f"cannot write {folder}: {fault.strerror or fault}", "free space there or name another out="
-        ) from fault
+    _put(file, "")
     try:
         yield Marker(folder, file)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raypipe.cluster import connected, not_connected
-from raypipe.errors import RequestError
+from raypipe.errors import RequestError, ServiceError
 
 
 def mismatch(cluster: tuple[str, str]) -> Exception:
@@ -37,3 +37,27 @@ def test_the_dashboards_address_is_no_cluster_to_join(monkeypatch):
     with pytest.raises(RequestError, match="a dashboard") as refused, connected():
         pass
     assert "raypipe submit" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("named", "asked"), [(None, "local"), ("local", "local"), ("10.0.0.1:6379", "10.0.0.1:6379")]
+)
+def test_only_a_cluster_that_is_named_is_joined(monkeypatch, named, asked):
+    """Ray by itself joins what ``ray start`` has noted in /tmp/ray, or hangs where that is gone."""
+    import ray
+
+    given = {}
+
+    def init(**options):
+        given.update(options)
+        raise ConnectionError("not tried")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    with pytest.raises(ServiceError, match="not tried"), connected():
+        pass
+    assert given["address"] == asked
+    assert ("dashboard_host" in given) is (asked == "local")

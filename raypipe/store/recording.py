@@ -116,8 +116,15 @@ class Recording(logging.Handler):
         self._progress = {"step": title, "said": text, "counts": counts, "at": now()}
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._text.add(f"{record.levelname.lower()}: {record.getMessage()}")
-        if len(logging.getLogger().handlers) == 1 and logging.lastResort is not None:
+        try:
+            said = record.getMessage()
+        except Exception:  # a wrong call of some library's, which must not end the run
+            self.handleError(record)
+            return
+        self._text.add(f"{record.levelname.lower()}: {said}")
+        others = logging.getLogger().handlers
+        first = others[:1] == [self] and all(isinstance(other, Recording) for other in others)
+        if first and logging.lastResort is not None:
             logging.lastResort.handle(record)  # which only a logger without handlers uses by itself
 
     def stopping(self, signal_name: str) -> None:

@@ -9,7 +9,7 @@ import ray
 import yaml
 
 from raypipe.capacity import Need
-from raypipe.cluster import all_cpus, machines, require
+from raypipe.cluster import HEAD, all_cpus, machines, require
 from raypipe.errors import RequestError
 
 OWN = {"provider": {"type": "local", "head_ip": "192.0.2.1", "worker_ips": ["192.0.2.2", "192.0.2.3"]}}
@@ -23,12 +23,31 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ray_bootstrap_config.yaml"
 
 
-def alive(monkeypatch: pytest.MonkeyPatch, count: int, dead: int = 0) -> None:
-    """Nodes of 4 CPUs each."""
-    there = {"NodeManagerHostname": "n", "NodeManagerAddress": "192.0.2.9", "Resources": {"CPU": 4.0}}
-    nodes = [{**there, "Alive": True}] * count + [{**there, "Alive": False}] * dead
+class Here:
+    """The node that this process is on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_node_id(self) -> str:
+        return self.name
+
+
+def alive(monkeypatch: pytest.MonkeyPatch, count: int, dead: int = 0, here: str = "n0") -> None:
+    """Nodes of 4 CPUs each, n0 is the head."""
+    there = {"NodeManagerHostname": "n", "NodeManagerAddress": "192.0.2.9"}
+    nodes = [
+        {
+            **there,
+            "NodeID": f"n{number}",
+            "Alive": number < count,
+            "Resources": {"CPU": 4.0} | ({} if number else {HEAD: 1.0}),
+        }
+        for number in range(count + dead)
+    ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0 * count})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: Here(here))
 
 
 def test_without_ray_up_there_is_what_there_is(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +81,15 @@ def test_when_all_machines_are_there_none_will_come(head: Path, monkeypatch: pyt
 def test_a_file_that_cannot_be_read_does_not_refuse(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head.write_text("provider: [")
     alive(monkeypatch, 1)
+    assert all_cpus() is None
+
+
+def test_elsewhere_than_on_the_head_nobody_knows(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial of a search begins on a CPU node of a cluster whose GPU nodes are yet to be started."""
+    on_gpus = Need("worker", 2, 4.0, 1.0)
+    alive(monkeypatch, 3)
+    with pytest.raises(RequestError, match="the cluster has 0"):
+        require("the stage", on_gpus)
+    alive(monkeypatch, 3, here="n2")
+    require("the stage", on_gpus)
     assert all_cpus() is None

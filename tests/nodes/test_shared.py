@@ -115,6 +115,30 @@ def test_a_folder_that_the_driver_cannot_write(tmp_path):
         refuse_unshared(["/proc/no/such/run"], [], Nodes(one=""))
 
 
+def test_a_fault_of_asking_is_not_taken_for_one_of_the_disk(tmp_path):
+    def ask(looks):
+        raise ConnectionError("the cluster is gone")
+
+    with pytest.raises(ConnectionError):
+        refuse_unshared([str(tmp_path / "run")], [], ask)
+    assert left_in(tmp_path) == []
+
+
+def test_what_a_node_wrote_and_we_may_not_remove_is_no_refusal(tmp_path, monkeypatch):
+    """As in a folder with the sticky bit, where nodes work as another user."""
+    real, kept = Path.unlink, []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name.count(".tmp-"):
+            kept.append(path.name)
+            raise PermissionError(1, "Operation not permitted")
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    refuse_unshared([str(tmp_path / "run")], [], Nodes(one=""))
+    assert len(kept) == 1
+
+
 def test_a_worker_that_joins_later_looks_for_itself(tmp_path):
     with marked(str(tmp_path)) as marker:
         marker.check()

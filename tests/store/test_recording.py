@@ -119,16 +119,37 @@ def test_a_run_inside_a_run_has_a_record_of_its_own(tmp_path):
     assert {"prepare x ...", "train x ..."} <= {li[21:] for li in newest(outer)[1].splitlines()}
 
 
-def test_warnings_are_kept_and_still_shown(tmp_path):
+def test_warnings_are_kept_and_still_shown_once(tmp_path):
+    """Also where a run is made inside another one, as a stage that prepares its data first."""
+    script = (
+        "import logging, sys\nfrom raypipe.store.recording import recording\n"
+        "from raypipe.ending import Command\nlog = logging.getLogger('raypipe.x')\n"
+        "with recording(sys.argv[1] + '/outer', Command(('train',)), opened=True):\n"
+        "    log.warning('checkpoint %d is passed over', 7)\n"
+        "    with recording(sys.argv[1] + '/inner', Command(('train',)), opened=True):\n"
+        "        log.warning('shard %d is read again', 8)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=True)
+    for said, folders in (
+        ("checkpoint 7 is passed over", ["outer"]),
+        ("shard 8 is read again", ["inner", "outer"]),
+    ):
+        assert done.stderr.decode().count(said) == 1
+        assert [
+            f for f in ("inner", "outer") if f"warning: {said}" in newest(f"{tmp_path}/{f}")[1]
+        ] == folders
+
+
+def test_a_wrong_log_call_of_a_library_does_not_end_the_run(tmp_path):
     script = (
         "import logging, sys\nfrom raypipe.store.recording import recording\n"
         "from raypipe.ending import Command\n"
         "with recording(sys.argv[1], Command(('train',)), opened=True):\n"
-        "    logging.getLogger('raypipe.x').warning('checkpoint %d is passed over', 7)\n"
+        "    logging.getLogger('some.library').warning('%d files', 'three')\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=True)
-    assert b"checkpoint 7 is passed over" in done.stderr
-    assert "warning: checkpoint 7 is passed over" in newest(str(tmp_path))[1]
+    assert b"Logging error" in done.stderr  # as Python says it without us
+    assert newest(str(tmp_path))[0].state() == FINISHED
 
 
 def warned(root: str, command: Command, secrets: list[str], fault: Exception) -> None:
