@@ -19,6 +19,7 @@ from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, Start
 from raypipe.store.verify_evaluate import SCORES
 
 UNKNOWN = "not finished"  # and no start has left a record
+EARLY = "stopped.json"  # in the folder of a trial that its search gave up
 _CHECKPOINT = re.compile(r"^checkpoints/step-(\d+)\.json$")
 
 
@@ -31,7 +32,8 @@ def status_of(root: str, at: datetime | None = None) -> dict[str, Any]:
     Returns:
         ``state`` (running, finished, stopped, failed, died, not finished), ``exit_code`` and ``message`` of
         the newest start, ``progress`` by what is counted (pairs are done and all), ``starts``, ``again`` (the
-        command that continues, or the ways to submit it), ``seconds`` over all starts, ``size``.
+        command that continues, or the ways to submit it), ``typed_in`` (the folder that it was typed in; ""
+        of a job), ``stopped_early`` (a trial that its search gave up), ``seconds`` over all starts, ``size``.
 
     Raises:
         RequestError: not a run folder, or one of a raypipe that wrote another format.
@@ -67,6 +69,8 @@ def status_of(root: str, at: datetime | None = None) -> dict[str, Any]:
         "seconds": sum(row["seconds"] for row in rows),
         "starts": rows,
         "again": list(newest.row.get("again") or []) if newest else [],
+        "typed_in": "" if newest is None or newest.text("submission_id") else newest.text("folder"),
+        "stopped_early": state == UNKNOWN and EARLY in files,
         "size": _sizes(files),
     }
 

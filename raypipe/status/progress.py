@@ -14,7 +14,7 @@ from raypipe.settings import StageSettings, TuneSettings, build
 from raypipe.store.files import Store
 from raypipe.store.journal import newest
 from raypipe.store.run import Run
-from raypipe.store.starts import Start
+from raypipe.store.starts import FAILED, Start
 from raypipe.store.verify_evaluate import SCORES, VERDICTS
 
 Progress = dict[str, Any]
@@ -22,9 +22,11 @@ Progress = dict[str, Any]
 
 def progress_of(run: Run, names: Sequence[str], starts: Sequence[Start]) -> Progress:
     """Counts by what is counted: a pair is done and all, a single number is only counted."""
-    last = next((start.part("progress") for start in reversed(starts) if start.part("progress")), {})
-    told = last.get("counts")
-    told = told if isinstance(told, dict) else {}
+    last = next((start for start in reversed(starts) if start.part("progress")), None)
+    told = last.part("progress").get("counts") if last else {}
+    told = dict(told) if isinstance(told, dict) else {}
+    if last is not None and last.state() == FAILED:
+        told.pop("verdicts", None)  # they were asked for, and what came is not known here
     look: dict[str, Callable[[Run, Sequence[str], Progress], Progress]] = {
         "prepare": _prepare,
         "train": _train,
@@ -57,13 +59,16 @@ def _train(run: Run, names: Sequence[str], told: Progress) -> Progress:
 
 def _evaluate(run: Run, names: Sequence[str], told: Progress) -> Progress:
     units = sum(n.startswith("predictions/") and n.endswith(".arrow") for n in names)
-    found: Progress = {"units": units, **{k: v for k, v in told.items() if k != "media"}}
+    asked = {k: v for k, v in told.items() if k == "questions"}
+    found: Progress = {**asked, "units": units, **{k: v for k, v in told.items() if k != "media"}}
     if run.complete:
         totals = run.manifest["totals"]
-        found["questions"] = [totals["inputs"], totals["inputs"]]
+        found = {"questions": [], **found} | {"questions": [totals["inputs"], totals["inputs"]]}
         found["quarantined"] = totals.get("quarantined", 0)
     if SCORES in names:
         coverage = _json(run.store, SCORES).get("coverage", {}).values()
+        waiting = sum(c.get("answered", 0) for c in coverage if c.get("waits_for_judge"))
+        found |= {"answers_for_a_judge": waiting} if waiting else {}
         found["answered"] = sum(c.get("answered", 0) for c in coverage)
         found["counted"] = sum(c.get("counted", 0) for c in coverage)
         found.pop("failed", None)

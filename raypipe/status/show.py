@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, momen
 from raypipe.terminal import duration
 
 WIDTH = 100
+BAD = (FAILED, STOPPED, DIED)
 SHOWN = 6  # starts, the newest
 LABEL = 10
 
@@ -19,7 +22,8 @@ def render(status: Mapping[str, Any]) -> str:
     """All of one run."""
     head = f"{status['kind']} {status['name']}: {state_line(status)}"
     rows: list[tuple[str, str]] = [("folder", status["run"]), ("how far", far(status) or "nothing yet")]
-    if status["message"] and status["state"] in (FAILED, STOPPED):
+    failed_since = status["state"] == FINISHED and status["starts"] and status["starts"][-1]["state"] in BAD
+    if status["message"] and (status["state"] in (FAILED, STOPPED) or failed_since):
         rows.append(("said", status["message"]))
     if status["begun"]:
         count = len(status["starts"])
@@ -32,8 +36,14 @@ def render(status: Mapping[str, Any]) -> str:
     rows.append(("size", whole + (f": {parts}" if parts else "")))
     if status["state"] == RUNNING:
         rows.append(("log", f"raypipe logs {status['run']} --follow"))
-    elif status["state"] != FINISHED:
+    elif status["stopped_early"]:
+        rows.append(("next", "its search took others; the search continues with its own command"))
+    elif status["state"] != FINISHED or failed_since:
+        if failed_since and status["next"]:
+            rows.append(("next", status["next"]))
         lines = status["again"] or [f"the same raypipe {status['kind']} command again"]
+        if status["typed_in"] and status["typed_in"] != os.getcwd():  # paths of the command may be relative
+            lines = [f"cd {shlex.quote(status['typed_in'])} && {line}" for line in lines]
         rows += [("continue" if n == 0 else "or", line) for n, line in enumerate(lines)]
     elif status["next"] and status["exit_code"]:
         rows.append(("next", status["next"]))
@@ -70,7 +80,7 @@ def state_line(status: Mapping[str, Any]) -> str:
         held = (
             f"; host {holder['host']}, pid {holder['pid']}, held it since {holder['since']}" if holder else ""
         )
-        return state + held
+        return "stopped early by its search" if status["stopped_early"] else state + held
     ago = _ago(newest)
     if state == DIED:
         return (
@@ -84,7 +94,7 @@ def state_line(status: Mapping[str, Any]) -> str:
         return f"failed {ago}, exit code {newest['exit_code']}"
     if state == FINISHED and newest["state"] not in (FINISHED, RUNNING):
         code = f"exit code {newest['exit_code']}" if newest["exit_code"] is not None else "no exit code"
-        return f"finished; its newest start: {newest['state']} {ago}, {code}"
+        return f"finished; its newest start ({newest['verb']}): {newest['state']} {ago}, {code}"
     return f"{state} {ago}" if state == FINISHED else state
 
 

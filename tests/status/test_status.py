@@ -19,6 +19,7 @@ from raypipe.errors import RaypipeError, ServiceError
 from raypipe.prepare import work
 from raypipe.status.logs import follow
 from raypipe.status.look import status_of
+from raypipe.status.show import render
 from raypipe.store import recording as module
 from raypipe.store.files import Store
 from raypipe.store.process import Process
@@ -170,6 +171,50 @@ def test_a_finished_run_whose_newest_start_failed_is_finished_all_the_same(tmp_p
         raise ServiceError("another driver is writing")
     found = status_of(str(out))
     assert (found["state"], found["starts"][-1]["exit_code"]) == ("finished", 5)
+    said = render(found)
+    assert "finished; its newest start (prepare): failed" in said
+    assert "said      another driver is writing" in said
+    assert "continue  raypipe prepare" in said
+
+
+def test_from_another_folder_the_command_that_continues_leads_back(tmp_path, monkeypatch):
+    root, out = drawn(tmp_path), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        stopped_after(1, root, out, KeyboardInterrupt())
+    here = Path.cwd()
+    assert "continue  raypipe prepare" in render(status_of(str(out)))
+    monkeypatch.chdir(tmp_path)
+    assert f"continue  cd {here} && raypipe prepare" in render(status_of(str(out)))
+
+
+def test_answers_that_wait_for_a_judge_are_counted_and_failed_verdicts_are_not(tmp_path):
+    run = Path(trained_and_untrained(tmp_path)[0][1])
+    asked = {"answered": 7, "counted": 7, "waits_for_judge": True}
+    graded = {"answered": 5, "counted": 5, "waits_for_judge": False}
+    (run / "scores.json").write_text(json.dumps({"coverage": {"msvd_qa": asked, "pope": graded}}))
+    command = Command(("judge", str(run)))
+
+    def judged() -> None:
+        with recording(str(run), command, opened=True), Step("judge") as step:
+            step.note("9/9 verdicts", {"verdicts": [9, 9]})
+            raise ServiceError("the judge answered none", "see that it is up")
+
+    with pytest.raises(ServiceError):
+        judged()
+    found = status_of(str(run))
+    assert "verdicts" not in found["progress"]
+    assert (found["progress"]["answers_for_a_judge"], found["progress"]["answered"]) == (7, 12)
+    assert next(iter(found["progress"])) == "questions"
+    assert f"next      see that it is up\n  continue  raypipe judge {run}" in render(found)
+
+
+def test_a_trial_that_its_search_gave_up_is_called_so(tmp_path):
+    root, out = drawn(tmp_path), tmp_path / "run"
+    prepared(root, out, **MORE)
+    (out / "commit.json").unlink()
+    (out / "stopped.json").write_text("{}")
+    assert "prepare drawn: stopped early by its search" in render(status_of(str(out)))
+    assert "continue" not in render(status_of(str(out))).replace("search continues", "")
 
 
 def test_logs_of_one_start_of_all_and_as_they_come(tmp_path, capsys):
