@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from raypipe.errors import ServiceError
 from raypipe.submit.dashboard import TUNNEL, Busy, Dashboard, Unreachable
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 TAIL_CHARS = 20_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def follow(
     pause, lost_at = pace.first, None
     while True:
         try:
-            job = asyncio.run(_stream(cluster, submission_id, log, note, pace))
+            job = _run(_stream(cluster, submission_id, log, note, pace))
             if lost_at is not None:
                 lost_at = None
                 note("connected again")
@@ -80,6 +84,44 @@ def follow(
                 ) from None
         time.sleep(pause)
         pause = min(2 * pause, pace.longest)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run``; a signal ends the work between two of its steps, then is heard as ever.
+
+    Handlers here raise KeyboardInterrupt. Raised while aiohttp reads an answer, it is taken for a bad answer.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if mine}
+    heard: list[int] = []
+    loop: asyncio.AbstractEventLoop | None = None
+    task: asyncio.Task[Any] | None = None
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+        if loop is not None and task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: the work is over
+                loop.call_soon_threadsafe(task.cancel)
+
+    async def cancellable() -> T:
+        nonlocal loop, task
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        if heard and task is not None:
+            task.cancel()
+        return await work
+
+    listened = [number for number, handler in before.items() if callable(handler)]
+    try:
+        for number in listened:
+            signal.signal(number, hear)
+        with contextlib.suppress(asyncio.CancelledError):
+            return asyncio.run(cancellable())
+    finally:
+        for number in listened:
+            signal.signal(number, before[number])
+        for caught in heard:
+            before[signal.Signals(caught)](caught, None)  # type: ignore[operator,misc]
+    raise KeyboardInterrupt
 
 
 async def _stream(

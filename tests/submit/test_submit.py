@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -214,6 +215,28 @@ def test_ctrl_c_stops_what_was_submitted_here(capsys, folder, job_server):  # no
     (job,) = job_server.jobs.values()
     assert job["status"] == "STOPPED"
     assert "the same command continues it: raypipe submit prepare d.yaml" in err
+
+
+def test_ctrl_c_is_heard_where_a_library_catches_everything():
+    swallowed = []
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+        except BaseException as fault:  # as aiohttp does while it reads an answer
+            swallowed.append(fault)
+        await asyncio.sleep(60)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            follow._run(work())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not swallowed
 
 
 def test_ctrl_c_leaves_a_job_that_was_joined(capsys, folder, job_server):  # noqa: F811
