@@ -212,7 +212,7 @@ def require_shared(writes: Iterable[str], reads: Iterable[str] = ()) -> None:
 
 
 def _ask(nodes: Mapping[str, str], looks: Sequence[Look]) -> dict[str, list[Answer]]:
-    """What each node sees; one that is gone meanwhile is left out."""
+    """What each node sees; one that is gone meanwhile, or takes no work any more, is left out."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -231,6 +231,8 @@ def _ask(nodes: Mapping[str, str], looks: Sequence[Look]) -> dict[str, list[Answ
                 f"the node {nodes[node]} did not answer in {ASK_S:.0f} s whether it shares {looks[0].path}",
                 "see ray status, and the log of that node's raylet; then run the same command again",
             ) from None
+        except ray.exceptions.TaskUnschedulableError:
+            continue  # it is being drained: idle, or taken away by the cloud
         except ray.exceptions.RayError as fault:
             if any(n["NodeID"] == node and n["Alive"] for n in ray.nodes()):
                 said = " ".join(str(fault).split())[:300]

@@ -65,6 +65,16 @@ def test_each_other_node_is_asked(another_node, tmp_path):
     assert list(seen[0]) == [another_node]
 
 
+def test_a_node_that_is_drained_is_left_out(ray_local, monkeypatch):
+    """Ray calls it alive, and gives it no task any more: what a spot node is in its last two minutes."""
+    import ray
+
+    drained, there = "e" * 56, ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [*there, {**there[0], "NodeID": drained}])
+    nodes = {drained: "spot", there[0]["NodeID"]: "other"}
+    assert list(cluster._ask(nodes, [cluster.Look("/", ("/",))])) == ["other"]
+
+
 def test_prepare_is_refused_before_its_folder_is_made(another_node, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "look", lambda looks: [cluster.Answer("it is not there")] * len(looks))
     data_root(tmp_path / "data")
