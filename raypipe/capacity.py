@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raypipe.cluster_files.types import NodeType
@@ -15,12 +15,16 @@ LARGER = "lower the number of workers or actors, or what each takes, or run on a
 
 @dataclass(frozen=True)
 class Machine:
-    """``count`` equal nodes, at most; ``cpus`` and ``gpus`` of one, inf where nobody says."""
+    """``count`` equal nodes, at most; ``cpus`` and ``gpus`` of one, inf where nobody says.
+
+    ``head``: it is there in any case, and no limit of nodes counts it.
+    """
 
     name: str
     cpus: float
     gpus: float
     count: int = 1
+    head: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,30 @@ class Machines:
     Attributes:
         may_grow: nodes may be added that are not there now.
         known: False: nodes may be added, and nobody says which.
+        most: nodes of all kinds together, beside the head.
     """
 
     all: tuple[Machine, ...]
     may_grow: bool = False
     known: bool = True
+    most: float = math.inf
 
     @property
     def cpus(self) -> float:
-        return sum(m.cpus * m.count for m in self.all if m.count)
+        return self.sum_of(lambda m: m.cpus)
 
     @property
     def gpus(self) -> float:
-        return sum(m.gpus * m.count for m in self.all if m.count)
+        return self.sum_of(lambda m: m.gpus)
+
+    def sum_of(self, value: Callable[[Machine], float]) -> float:
+        """The largest sum over nodes that can be there at the same time."""
+        total, left = 0.0, self.most
+        for m in sorted(self.all, key=value, reverse=True):
+            count = m.count if m.head else min(m.count, left)
+            left -= 0 if m.head else count
+            total += value(m) * count if count else 0.0
+        return total
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,8 @@ def machines_of(types: Sequence[NodeType], limit: int | None = None) -> Machines
     found = []
     for kind in types:
         most = kind.max_nodes if kind.head or limit is None else min(kind.max_nodes, limit)
-        found.append(Machine(kind.name, number(kind.cpus), number(kind.gpus), most))
-    return Machines(tuple(found), may_grow=True)
+        found.append(Machine(kind.name, number(kind.cpus), number(kind.gpus), most, kind.head))
+    return Machines(tuple(found), may_grow=True, most=math.inf if limit is None else limit)
 
 
 def refuse_impossible(what: str, needs: Sequence[Need], machines: Machines) -> None:
@@ -107,7 +122,7 @@ def refuse_impossible(what: str, needs: Sequence[Need], machines: Machines) -> N
 
 
 def _refuse_unfit(what: str, need: Need, machines: Machines, most: str) -> None:
-    fits = sum(need.on(m) * m.count for m in machines.all if m.count)
+    fits = machines.sum_of(need.on)
     if fits >= need.count:
         return
     takes = " and ".join(
@@ -118,6 +133,8 @@ def _refuse_unfit(what: str, need: Need, machines: Machines, most: str) -> None:
         for m in _merged(machines.all)[:4]
         if m.count
     )
+    if machines.most < sum(m.count for m in machines.all if not m.head):
+        nodes += f"; max_workers is {machines.most:g}"
     if not fits:
         said = f"no node holds one {need.what} of {what}: it takes {takes}; the cluster has{most} {nodes}"
     else:

@@ -173,8 +173,7 @@ def machines_allowed(there: Sequence[Machine]) -> Machines:
         found = read_cluster(str(file))
     except RaypipeError:
         return Machines(tuple(there), may_grow=True, known=False)
-    limit = found.documents[0].get("max_workers")
-    allowed = machines_of(found.node_types, limit if isinstance(limit, int) else None)
+    allowed = machines_of(found.node_types, found.most_workers)
     # Machines may have joined by hand, or the file be older than the cluster.
     return allowed if allowed.cpus >= sum(m.cpus for m in there) else Machines(tuple(there), True, False)
 

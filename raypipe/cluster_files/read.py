@@ -39,6 +39,12 @@ class ClusterFile:
     sources: tuple[Document, ...] = field(default=(), repr=False)
     policies: tuple[tuple[str, Document], ...] = field(default=(), repr=False)
 
+    @property
+    def most_workers(self) -> int | None:
+        """Of all types together; None where only the types have limits."""
+        limit = self.documents[0].get("max_workers")
+        return limit if isinstance(limit, int) and self.kind != "kuberay" else None
+
 
 def read_cluster(path: str) -> ClusterFile:
     """Reads a `ray up` file or a file of Kubernetes objects with a RayCluster, RayJob or RayService in it.

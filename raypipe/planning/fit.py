@@ -108,7 +108,7 @@ class Floor:
         for number, node in enumerate(self._open):
             self._fill(node, number, found, held)
         for kind, _ in able:
-            while found.held < ask.count and self._count(kind) < kind.count:
+            while found.held < ask.count and self._may_open(kind):
                 self._open.append(_Node(kind))
                 self._fill(self._open[-1], len(self._open) - 1, found, held)
         found.used = self._used(held)
@@ -132,8 +132,11 @@ class Floor:
             return None, unpriced
         return sum((kinds[n].usd_per_hour or 0.0) * count for n, count in nodes.items()), []
 
-    def _count(self, kind: Kind) -> int:
-        return sum(node.kind is kind for node in self._open)
+    def _may_open(self, kind: Kind) -> bool:
+        if sum(node.kind is kind for node in self._open) >= kind.count:
+            return False
+        most, workers = self._machines.most, sum(not node.kind.head for node in self._open)
+        return kind.head or most is None or workers < most
 
     @staticmethod
     def _fill(node: _Node, number: int, found: Fit, held: Counter[int]) -> None:
@@ -162,6 +165,9 @@ class Floor:
             found.remedy = "lower what each takes, or choose larger machines"
         elif found.held < ask.count:
             most = ", ".join(f"{kind.count} x {kind.name} with {each} each" for kind, each in able)
+            limit = self._machines.most
+            if limit is not None and limit < sum(kind.count for kind, _ in able if not kind.head):
+                most += f"; max_workers is {limit}"
             beside = " beside the others" if self._open and not found.held else ""
             found.reason = (
                 f"{ask.count} x {ask.what} ({ask.said()}), and there is room for {found.held}{beside}: {most}"

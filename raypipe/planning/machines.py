@@ -67,13 +67,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class Machines:
-    """What there is to run on; ``where`` names it for people."""
+    """What there is to run on; ``where`` names it for people.
+
+    ``most``: nodes of all kinds together, beside the head; None: as many as the kinds have.
+    """
 
     where: str
     kinds: tuple[Kind, ...]
+    most: int | None = None
 
     def row(self) -> dict[str, Any]:
-        return {"where": self.where, "kinds": [asdict(kind) for kind in self.kinds]}
+        return {"where": self.where, "kinds": [asdict(kind) for kind in self.kinds], "most": self.most}
 
     def gpu(self) -> Gpu | None:
         """The GPU of the machines that have one, the smallest where they differ."""
@@ -109,8 +113,8 @@ def of_file(path: str, prices: PriceFile) -> Machines:
     Raises:
         RequestError: it is neither, or it holds no machines.
     """
-    kinds = []
-    for node in read_cluster(path).node_types:
+    kinds, file = [], read_cluster(path)
+    for node in file.node_types:
         known = prices.machine(node.instance)
         gpus = node.gpus if node.gpus is not None else float(known.gpus) if known else 0.0
         cpus = node.cpus if node.cpus is not None else known.cpus if known else None
@@ -134,7 +138,7 @@ def of_file(path: str, prices: PriceFile) -> Machines:
         )
     if not kinds:
         raise RequestError(f"{path} names no machines", "give the file of the cluster itself")
-    return Machines(path, tuple(kinds))
+    return Machines(path, tuple(kinds), file.most_workers)
 
 
 def gpu_named(name: str) -> Gpu:

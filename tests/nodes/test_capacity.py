@@ -83,3 +83,16 @@ def test_kuberay_grows_without_a_file(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head  --no-monitor  --num-cpus=2 ")
     assert not cluster.machines_allowed([Machine("head", 2, 0)]).known
     assert cluster.machines_allowed([]).cpus < math.inf
+
+
+def test_the_limit_of_all_types_together_counts():
+    """Types whose own limits add up to more than max_workers: never are all of them there."""
+    kinds = [kind("head", 4, 0, 1, head=True), kind("a", 8, 1, 2), kind("b", 16, 1, 2)]
+    both = machines_of(kinds, 2)
+    assert (both.cpus, both.gpus) == (36, 2)  # the head beside two of the larger ones
+    refuse_impossible("the stage", [Need("worker", 2, 8, 1)], both)
+    with pytest.raises(RequestError, match="needs 4 GPUs, the cluster has 2 at most"):
+        refuse_impossible("the stage", [Need("worker", 4, 8, 1)], both)
+    with pytest.raises(RequestError, match="max_workers is 2"):
+        refuse_impossible("the stage", [Need("actor", 3, 12)], both)
+    assert machines_of(kinds).gpus == 4

@@ -200,3 +200,20 @@ def test_gpus_as_nvidia_smi_shows_them(monkeypatch):
     one, two = module.local_gpus()
     assert (one.name, one.bytes, one.peak) == ("H200", 143771 << 20, 989e12)
     assert (two.name, two.peak) == ("Tesla T4", None)
+
+
+def test_the_limit_of_all_types_together_counts(tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "cluster_name: c\nmax_workers: 2\nprovider: {type: aws}\nhead_node_type: head\n"
+        "available_node_types:\n"
+        "  head: {resources: {CPU: 4}, node_config: {InstanceType: m6i.2xlarge}}\n"
+        "  a: {resources: {CPU: 8, GPU: 1}, max_workers: 2, node_config: {InstanceType: p5.4xlarge}}\n"
+        "  b: {resources: {CPU: 16, GPU: 1}, max_workers: 2, node_config: {InstanceType: p5.4xlarge}}\n"
+    )
+    found = of_file(str(file), read_prices(None))
+    (workers,), _ = placed([Ask("worker", 4, 4, 8, 1)], found)
+    assert (workers.held, workers.ok) == (2, False)
+    assert "max_workers is 2" in workers.reason
+    (tasks, more), _ = placed([Ask("worker", 2, 2, 8, 1), Ask("task", 1, 1, 4, 0)], found)
+    assert (tasks.ok, more.ok) == (True, True)  # the head is there beside them
