@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from raypipe.shared import Answer, Look, look, refuse_unshared
 
 ASK_S = 60.0  # for all nodes together to say what they see
 HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
+KNOCK_S = 20.0  # for the head to take a connection
 _NODE_REMEDY = "install raypipe and its environment there as on the head, or take the node out"
 
 # Set before Ray starts, so that its processes inherit them; a cluster that runs already keeps its own.
@@ -67,6 +69,8 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address is not None:
+        _refuse_silent(address)
     # Without an address Ray would join what the last `ray start` of this machine has left a note of.
     options: dict[str, object] = {"log_to_driver": not quiet, "address": address or "local"}
     if quiet:
@@ -97,6 +101,17 @@ def _named_address() -> str | None:
             "raypipe submit in place of raypipe; or unset RAY_ADDRESS to work on this machine alone",
         )
     return None if address in (None, "", "local") else address
+
+
+def _refuse_silent(address: str) -> None:
+    """Ray itself would ask a port where nobody listens again and again, for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return  # "auto", or another protocol
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as fault:
+        raise not_connected(ConnectionError(f"nobody answers at {address}: {fault}"), address) from fault
 
 
 def not_connected(fault: Exception, address: str | None) -> ServiceError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from raypipe.cluster import connected, not_connected
@@ -54,6 +56,7 @@ def test_only_a_cluster_that_is_named_is_joined(monkeypatch, named, asked):
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("raypipe.cluster._refuse_silent", lambda address: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if named:
         monkeypatch.setenv("RAY_ADDRESS", named)
@@ -61,3 +64,16 @@ def test_only_a_cluster_that_is_named_is_joined(monkeypatch, named, asked):
         pass
     assert given["address"] == asked
     assert ("dashboard_host" in given) is (asked == "local")
+
+
+@pytest.mark.parametrize("port", [None, "70000000"])
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch, port):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = port or server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray would ask for minutes"))
+    with pytest.raises(ServiceError) as fault, connected():
+        pass
+    assert f"nobody answers at 127.0.0.1:{port}" in fault.value.message
+    assert "RAY_ADDRESS" in fault.value.remedy

@@ -88,7 +88,7 @@ def in_yaml(fault: Exception) -> tuple[int | None, str, str]:
     if "is there twice" in problem:
         return line, problem, "leave one of the two"
     if "aliases" in problem:
-        return line, problem, "write the value out"
+        return line, problem, "write the value out (of a cluster's file: it goes behind cluster=)"
     return line, problem, "one 'key: value' a line, a group's members indented alike; quote a value with ': '"
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Any
 
 from raypipe.errors import RequestError
@@ -127,11 +126,6 @@ def moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def is_log(name: str) -> bool:
-    """Whether a file of a run is of this folder."""
-    return PurePosixPath(name).parts[:1] == (FOLDER,)
 
 
 def _read(store: Store, number: int) -> dict[str, Any]:
