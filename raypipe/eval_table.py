@@ -44,7 +44,7 @@ def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 except UnicodeDecodeError:
                     raise _damaged(path, number, "not UTF-8 text") from None
     except FileNotFoundError:
-        raise RequestError(f"no such file: {path}") from None
+        raise RequestError(f"no such file: {path}", "correct the path") from None
     except OSError as fault:
         raise RequestError(f"cannot read {path}: {fault.strerror}") from None
 

@@ -12,6 +12,7 @@ import yaml
 from raypipe.errors import RequestError
 from raypipe.settings.base import PlainLoader
 
+SMALLER = "name the file that ray up or kubectl takes"
 MEND = "mend that line; nothing else of the file was looked at"
 MAX_BYTES = 2_000_000
 MAX_NODES = 100_000  # with each alias written out
@@ -58,7 +59,9 @@ def read_documents(path: str | Path) -> tuple[Document, ...]:
         with file.open("rb") as stream:
             held = stream.read(MAX_BYTES + 1)
         if len(held) > MAX_BYTES:
-            raise RequestError(f"{path} is larger than {MAX_BYTES:,} bytes; this is no cluster's file")
+            raise RequestError(
+                f"{path} is larger than {MAX_BYTES:,} bytes; this is no cluster's file", SMALLER
+            )
         text = held.decode()
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}", "give the path of a cluster's yaml file") from None
@@ -86,7 +89,7 @@ def _documents(text: str, path: str) -> Iterator[Document]:
                 lines.setdefault(place, line)
                 if len(lines) > MAX_NODES:
                     raise RequestError(
-                        f"{path} holds more than {MAX_NODES:,} values; this is no cluster's file"
+                        f"{path} holds more than {MAX_NODES:,} values; this is no cluster's file", SMALLER
                     )
             value = loader.construct_document(node)
             if value is not None:

@@ -92,7 +92,10 @@ class Part:
         return value
 
     def fault(self, place: Place, what: str) -> RequestError:
-        return RequestError(f"{self.path}, line {self.source.line(place)}: {spelled(place)} {what}")
+        return RequestError(
+            f"{self.path}, line {self.source.line(place)}: {spelled(place)} {what}",
+            "correct it; cluster.yaml and cluster/ show how it is written",
+        )
 
 
 _NAMES: dict[Any, str] = {

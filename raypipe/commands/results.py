@@ -64,7 +64,7 @@ def score(request: Request) -> int:
     if not name:
         raise RequestError("score which benchmark?", "raypipe benchmarks lists them")
     if (answers is None) == (not verdicts) or (more and not verdicts):
-        raise RequestError("score takes --answers FILE or --verdicts FILE [FILE...]")
+        raise RequestError("score takes --answers FILE or --verdicts FILE [FILE...]", "give one of the two")
     with eval_tree(root, [load_benchmark(name, split).folder]) as tree:
         if answers is not None:
             result = score_answers(name, tree, local(answers), split)

@@ -106,7 +106,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def _checked(text: str, where: str, role: str) -> str:
     key = text.strip()
     if not key:
-        raise RequestError(f"the {role}'s key in {where} is empty")
+        raise RequestError(f"the {role}'s key in {where} is empty", "write the key there, alone in one line")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise RequestError(f"what {where} holds is not a key: it has spaces, line breaks or odd characters")
+        raise RequestError(
+            f"what {where} holds is not a key: it has spaces, line breaks or odd characters",
+            "write the key there, alone in one line",
+        )
     return key

@@ -126,5 +126,7 @@ def _number(name: str, text: str, low: float, high: float) -> float:
     except ValueError:
         value = float("nan")
     if not low <= value <= high:
-        raise RequestError(f"{name}={text} is not a number from {low:g} to {high:g}")
+        raise RequestError(
+            f"{name}={text} is not a number from {low:g} to {high:g}", f"leave {name}= out, or correct it"
+        )
     return value

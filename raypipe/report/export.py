@@ -81,7 +81,7 @@ def export(
     if form not in FORMATS:
         raise RequestError(f"no format is called '{form}'", nearest(form, FORMATS))
     if (answers is None) == (run is None):
-        raise RequestError("export takes --answers FILE or --run RUN")
+        raise RequestError("export takes --answers FILE or --run RUN", "give one of the two")
     opened = None if run is None else Run.open(local(run), "evaluate")
     benchmark = benchmarks.load(name, split if opened is None else _split_of(opened, name, split))
     write = _writer(benchmark, form, opened is not None)

@@ -218,3 +218,11 @@ def test_the_shipped_file() -> None:
     assert found.kind == "aws"
     assert [t.cpus for t in found.node_types if t.head] == [0.0]
     assert max(t.gpus or 0 for t in found.node_types) == 8
+
+
+def test_what_has_another_form_is_answered_with_the_next_step(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("provider: {type: aws}\nhead_node_type: 3\navailable_node_types: {h: {}}\n")
+    with pytest.raises(RequestError, match="line 2: head_node_type is not a text") as fault:
+        read_cluster(str(file))
+    assert "cluster.yaml" in fault.value.remedy
