@@ -189,8 +189,11 @@ def machines_allowed(there: Sequence[Machine]) -> Machines:
     except RaypipeError:
         return Machines(tuple(there), may_grow=True, known=False)
     allowed = machines_of(found.node_types, found.most_workers)
-    # Machines may have joined by hand, or the file be older than the cluster.
-    return allowed if allowed.cpus >= sum(m.cpus for m in there) else Machines(tuple(there), True, False)
+    # Machines may have joined by hand, the file be older than the cluster, or tell the smallest of several.
+    foreseen = allowed.cpus >= sum(m.cpus for m in there) and all(
+        any(kind.cpus >= m.cpus and kind.gpus >= m.gpus for kind in allowed.all) for m in there
+    )
+    return allowed if foreseen else Machines(tuple(there), may_grow=True, known=False)
 
 
 def all_cpus() -> float | None:

@@ -221,7 +221,10 @@ def _steps_again(case: Case, killed_from: list[int]) -> int:
 
 
 def _ended(said: str, log: Path, code: int) -> RaypipeError:
-    fault = RaypipeError(said, f"see {log}")
+    """With the next step that the command itself named last."""
+    named = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("  try: ")]
+    advice = f"{named[-1][:300].removeprefix('  try: ')}; " if named else ""
+    fault = RaypipeError(said, f"{advice}see {log}")
     fault.exit_code = code if code in (1, 2, 4, 5, 6) else 1
     return fault
 

@@ -100,11 +100,15 @@ class Floor:
         self._open: list[_Node] = []
 
     def place(self, ask: Ask) -> Fit:
-        """Lays processes onto nodes that have room left, then onto new ones, those that hold most first."""
+        """Lays processes onto nodes that have room left, then onto new ones, those that hold most first.
+
+        What needs no GPU goes onto new nodes with GPUs last, as Ray's autoscaler does it.
+        """
         found = Fit(ask)
         held: Counter[int] = Counter()
         able = [(kind, per_node(ask, kind)) for kind in self._machines.kinds if kind.count]
-        able = sorted((pair for pair in able if pair[1]), key=lambda pair: -pair[1])
+        able = [pair for pair in able if pair[1]]
+        able.sort(key=lambda pair: (pair[0].gpus > 0 and not ask.gpus, -pair[1]))
         for number, node in enumerate(self._open):
             self._fill(node, number, found, held)
         for kind, _ in able:

@@ -40,9 +40,10 @@ class Settings(BaseModel):
         for name, value in given.items() if isinstance(given, dict) else ():
             info = cls.model_fields.get(name)
             if isinstance(value, bool) and info is not None and _is_number(info.annotation):
+                usual = info.default if isinstance(info.default, int | float) else "N"
                 raise Unfit(
                     f"{name} takes a number, and yaml reads yes, no, on and off as true and false",
-                    f"write the number: {name}={0 if info.is_required() else info.default}",
+                    f"write the number: {name}={usual}",
                 )
         return given
 

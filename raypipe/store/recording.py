@@ -192,7 +192,7 @@ class Recording(logging.Handler):
         body = {
             **self._record,
             "alive": now(),
-            "progress": self._progress,
+            "progress": {k: redact(v) if isinstance(v, str) else v for k, v in self._progress.items()},
             "stopping": self._stopping,
         }
         if self._number:

@@ -162,3 +162,13 @@ def test_a_wrong_command_line(tmp_path, capsys, argv, said):
     assert (code, told.out) == (2, "")
     assert said in told.err
     assert len(told.err.splitlines()) <= 8
+
+
+def test_a_request_that_the_verb_refuses_is_answered_with_its_own_next_step(tmp_path, capsys):
+    yaml = tmp_path / "d.yaml"
+    yaml.write_text(f"name: d\ndata_root: {tmp_path}/none\nannotations: [a.json]\nout: {tmp_path}/out\n")
+    assert cli.main(["chaos", str(yaml), "--seed", "1", "--out", str(tmp_path / "scratch")]) == 2
+    error, _, step = capsys.readouterr().err.partition("error: ")[2].partition("\n  try: ")
+    assert error == f"the undisturbed run ended with 2: no such data root: {tmp_path}/none"
+    assert step.startswith("set data_root=")
+    assert f"see {tmp_path}/scratch" in step

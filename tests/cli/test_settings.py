@@ -89,3 +89,12 @@ def test_errors_are_short_and_name_the_nearest():
     assert len(fault.render().splitlines()) == MAX_LINES
     assert nearest("smapling", ["sampling", "name"]) == "did you mean 'sampling'? valid: name, sampling"
     assert nearest("zzz", ["a"]) == "valid: a"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("error_budget=on", "error_budget=0.01"), ("limit=yes", "limit=N")]
+)
+def test_yes_is_no_number(given, said):
+    with pytest.raises(RequestError, match="takes a number") as refused:
+        load(DatasetSettings, "datasets/valley.yaml", [given])
+    assert refused.value.remedy.endswith(said)

@@ -73,6 +73,8 @@ def test_the_file_of_a_cluster_that_grows_is_asked(tmp_path, monkeypatch):
     )
     found = cluster.machines_allowed([])
     assert (found.gpus, found.cpus, found.may_grow) == (16, 192, True)
+    assert cluster.machines_allowed([Machine("gpu", 96, 8)]).known
+    assert not cluster.machines_allowed([Machine("joined by hand", 128, 0)]).known
     assert cluster._autoscales()
     (tmp_path / "ray_bootstrap_config.yaml").write_text("cluster_name: [")
     assert not cluster.machines_allowed([]).known

@@ -34,7 +34,8 @@ def on(*kinds: Kind) -> Machines:
         (Ask("worker", 16, 16, 13, 1), {"gpu": 2}, 14, False),  # the CPUs of a node are short
         (Ask("worker", 17, 17, 1, 1), {"gpu": 2}, 16, False),
         (Ask("worker", 17, 4, 1, 1), {"gpu": 2}, 16, True),  # begins with fewer
-        (Ask("task", 100, 1, 1, 0), {"gpu": 2}, 100, True),
+        (Ask("task", 1, 1, 1, 0), {"cpu": 1}, 1, True),  # no GPU node is begun for it
+        (Ask("task", 100, 1, 1, 0), {"cpu": 4, "gpu": 1}, 100, True),
         (Ask("task", 250, 250, 1, 0), {"gpu": 2, "cpu": 4}, 250, True),
         (Ask("actor", 20, 20, 1, 0.4), {"gpu": 2}, 20, True),  # shares of a GPU are whole GPUs together
         (Ask("worker", 1, 1, 8, 9), {}, 0, False),
