@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ pytest_plugins = ["tests.support.s3", "tests.support.one_node", "tests.support.t
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell says to what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, in here and in children
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -129,6 +129,7 @@ def test_an_evaluation_outlives_one_of_its_hosts(lab: Lab, plain: str) -> None:
 
 
 def test_down_leaves_nothing_behind(lab: Lab, plain: str) -> None:
+    lab.whole()
     lab.down()
     for host in lab.all_hosts:
         assert not [line for line in host.processes().values() if any(name in line for name in RAY)]
