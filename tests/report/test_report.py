@@ -214,7 +214,7 @@ def test_wrong_requests_name_the_next_step(tmp_path: Path) -> None:
         report_runs([("m", path), ("m", path)], out=out)
     with pytest.raises(RequestError, match="no evaluation is called"):
         report_runs([("m", path)], baseline="n", out=out)
-    with pytest.raises(RequestError, match="not a train run"):
+    with pytest.raises(RequestError, match="this takes one of train"):
         report_runs([("m", path)], trainings=[("t", path)], out=out)
 
 
