@@ -109,8 +109,8 @@ def test_a_bad_day_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     watched.watch(monkeypatch)
     store = Store(str(tmp_path / "bad"))
     with JudgeEndpoint(then=faults) as endpoint:
-        # Longer than any reply takes on a busy machine: a 429 that is given up before it comes is not held to.
-        made = settings(endpoint, concurrency=8, tries=12, timeout_s=3.0)
+        # Longer than a reply takes on a busy machine: a 429 that is given up before it comes holds nobody.
+        made = settings(endpoint, concurrency=8, tries=12, timeout_s=1.5)
         verdicts = judged(store, made)
         calls = endpoint.calls
         assert endpoint.busiest <= 8
