@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raypipe.errors import RequestError, nearest
+from raypipe.errors import RequestError, nearest, remedied
 from raypipe.grading.answers import UNREADABLE
 from raypipe.grading.judging import Asks, Judged, by_verdict
 from raypipe.grading.metrics import (
@@ -155,6 +155,7 @@ class Benchmark:
                 return str(Path(eval_root) / choices[0])
         return None
 
+    @remedied("compare the file with its source; raypipe doctor --eval-root DIR looks at them all")
     def questions(self, eval_root: str | Path) -> list[Question]:
         """All questions, in the benchmark's own order.
 

@@ -7,8 +7,9 @@ the machine refused, 6 damage found, 1 anything else.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 MAX_LINES = 8
@@ -24,11 +25,12 @@ class RaypipeError(Exception):
     """
 
     exit_code = 1
+    usual = ""  # the next step where an error names none of its own
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = remedy or self.usual
 
     def __reduce__(self):  # exceptions cross process borders under Ray
         return (type(self), (self.message, self.remedy))
@@ -86,6 +88,17 @@ class DamageError(RaypipeError):
     """What is on disk is not what was committed."""
 
     exit_code = 6
+    usual = "raypipe verify RUN names all that is damaged; a copy of the run, or another out=, goes on"
+
+
+@contextlib.contextmanager
+def remedied(remedy: str) -> Iterator[None]:
+    """Names the next step for errors of a kind, where they name none themselves; a decorator, too."""
+    try:
+        yield
+    except RaypipeError as fault:
+        fault.remedy = fault.remedy or remedy
+        raise
 
 
 def nearest(name: str, valid: Iterable[str], shown: int = 12) -> str:

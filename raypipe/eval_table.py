@@ -46,7 +46,7 @@ def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}", "correct the path") from None
     except OSError as fault:
-        raise RequestError(f"cannot read {path}: {fault.strerror}") from None
+        raise RequestError(f"cannot read {path}: {fault.strerror}", "see who may read it") from None
 
 
 def read_table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -63,5 +63,5 @@ def _answer(model: str, base: str | None, medium: Medium, question: str, way: Wa
     engine = load_engine(model, base, "bf16" if torch.cuda.is_available() else "fp32", 1)
     ((reply,),) = engine.answer([Shown(medium.kind, medium.frames, (question,))], way)
     if reply.failed:
-        raise RequestError(f"the model could not be asked: {reply.failed}")
+        raise RequestError(f"the model could not be asked: {reply.failed}", "ask a shorter question")
     return reply.text

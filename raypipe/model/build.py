@@ -19,12 +19,20 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from raypipe.errors import RequestError
+from raypipe.errors import RequestError, remedied
 from raypipe.model import original
 from raypipe.model.cards import CARD, Card, card_of, is_original, original_card
 from raypipe.model.families import FAMILIES, family_named, family_of
 from raypipe.model.family import Family
-from raypipe.model.layouts import PROJECTOR_FILE, Layout, body_of, folder_of, layout_of, towers_named
+from raypipe.model.layouts import (
+    PROJECTOR_FILE,
+    WHOLE,
+    Layout,
+    body_of,
+    folder_of,
+    layout_of,
+    towers_named,
+)
 from raypipe.model.llama_tokenizer import SPIECE, folder_tokenizer
 from raypipe.model.near import near_model
 from raypipe.model.pixels import Look
@@ -76,6 +84,7 @@ class LoadedModel:
         return ChatEncoder(self.tokenizer, TEMPLATES[name], visual, protocol)
 
 
+@remedied(WHOLE)
 def asked_for(path: str, base: str | None) -> tuple[Path, Layout]:
     """The folder of a model and what it holds; whether it needs a base, its content says.
 
@@ -123,6 +132,7 @@ def random_model(
     return LoadedModel(model, family, tokenizer, Card())
 
 
+@remedied(WHOLE)
 def load_model(
     path: str, base: str | None = None, precision: str = "fp32", *, trainable: bool = False
 ) -> LoadedModel:

@@ -23,6 +23,7 @@ NAMES = (
     "pytorch_model.bin",
 )
 SHOWN = 4  # names that an error gives
+WHOLE = "is the folder whole, and of one model? copy or export it again"
 LANGUAGEBIND = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -100,9 +101,9 @@ def body_of(folder: Path) -> dict[str, Any]:
     try:
         body = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as fault:
-        raise RequestError(f"{folder}/config.json cannot be read: {fault}") from fault
+        raise RequestError(f"{folder}/config.json cannot be read: {fault}", WHOLE) from fault
     if not isinstance(body, dict):
-        raise RequestError(f"{folder}/config.json is not a configuration")
+        raise RequestError(f"{folder}/config.json is not a configuration", WHOLE)
     return body
 
 

@@ -31,7 +31,10 @@ def add_lora(loaded: LoadedModel, lora: Lora, also_learns: list[str], base: str)
     try:
         wrapped = get_peft_model(loaded.model, config)
     except ValueError as fault:
-        raise RequestError(f"lora.targets matches no module of the model ({str(fault)[:160]})") from fault
+        raise RequestError(
+            f"lora.targets matches no module of the model ({str(fault)[:160]})",
+            "a regular expression over whole names; the default takes the language model's linear layers",
+        ) from fault
     wrapped.peft_config["default"].base_model_name_or_path = base
     return replace(loaded, model=wrapped)
 
@@ -52,7 +55,7 @@ def merge(adapter: str, base: str | None, out: str, layout: str = "hf") -> Path:
     if hasattr(loaded.model, "merge_and_unload"):
         loaded = replace(loaded, model=loaded.model.merge_and_unload())
     elif layout == "hf":
-        raise RequestError(f"{adapter} is not a LoRA adapter")
+        raise RequestError(f"{adapter} is not a LoRA adapter", "name the run of a stage with lora:")
     folder = Path(out)
     if layout == "original":
         from raypipe.model.to_original import to_original

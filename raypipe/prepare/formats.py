@@ -237,7 +237,10 @@ class _Text:
             raise RequestError(
                 f"{where} holds one record a line, not one JSON array of records", "read it with reader=jsonl"
             )
-        raise RequestError(f"{where} does not hold one JSON array of records")
+        raise RequestError(
+            f"{where} does not hold one JSON array of records",
+            "the reader of the dataset says which form is read: docs/prepare.md",
+        )
 
     def _need_more(self, message: str, at: int) -> None:
         """Reads on where a record is not whole yet; raises where it never will be."""

@@ -54,7 +54,10 @@ def _columns(file: Input, schema: pa.Schema) -> list[str]:
             )
         if not (_is_path(kind) if name in MEDIA else _is_talk(kind)):
             wanted = "a path or a list of paths" if name in MEDIA else "a list of {from, value}, or JSON text"
-            raise RequestError(f"{file.where}: the column '{name}' is {kind}, not {wanted}")
+            raise RequestError(
+                f"{file.where}: the column '{name}' is {kind}, not {wanted}",
+                "write it anew in that form",
+            )
     return names
 
 

@@ -36,7 +36,9 @@ class DataRoot:
         try:
             self._fs, self._base = fsspec.core.url_to_fs(self.root)
         except (ValueError, ImportError) as fault:
-            raise RequestError(f"cannot read data_root={self.root}: {fault}") from None
+            raise RequestError(
+                f"cannot read data_root={self.root}: {fault}", "give a folder, or s3://bucket/prefix"
+            ) from None
         with self._reading(""):
             there = self._fs.exists(self.root)
         if not there:
@@ -134,7 +136,9 @@ class DataRoot:
         except OSError as fault:
             if self._fs:
                 raise ServiceError(f"cannot read {where}: {_first_line(fault)}", CHECK) from fault
-            raise RequestError(f"cannot read {where}: {fault.strerror or fault}") from None
+            raise RequestError(
+                f"cannot read {where}: {fault.strerror or fault}", "see who may read it"
+            ) from None
         except Exception as fault:
             if type(fault).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
                 raise ServiceError(f"cannot read {where}: {_first_line(fault)}", CHECK) from fault

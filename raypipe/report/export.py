@@ -230,7 +230,7 @@ def _placed(out: Path, write: Callable[[Path], list[Path]]) -> list[Path]:
                     shutil.rmtree(out)  # it is empty: see _same
                 place.rename(out)
     except OSError as fault:
-        raise RequestError(f"cannot write {out}: {fault.strerror}") from None
+        raise RequestError(f"cannot write {out}: {fault.strerror}", "name another --out") from None
     return [out / file for file in written]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from raypipe import benchmark as benchmarks
 from raypipe.benchmark import Benchmark
-from raypipe.errors import RequestError
+from raypipe.errors import RequestError, remedied
 from raypipe.eval_root import field, read_json_lines
 from raypipe.grading.metrics import Graded, ungraded
 from raypipe.records import Outcome, Question, Score
@@ -50,6 +50,7 @@ def score_answers(
     return _summary(benchmark, [graded], duplicate=rows - extra - len(replies), extra=extra)
 
 
+@remedied("give the judge's output as the reference's scripts write it")
 def score_verdicts(
     name: str, eval_root: str | Path, files: Sequence[str | Path], split: str | None = None
 ) -> dict[str, Any]:

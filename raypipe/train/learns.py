@@ -127,5 +127,8 @@ def _adapters(outline: Outline, settings: StageSettings) -> tuple[Weight, ...]:
             found.append(Weight(f"{module}.lora_A.default.weight", (settings.lora.r, shape[1])))
             found.append(Weight(f"{module}.lora_B.default.weight", (shape[0], settings.lora.r)))
     if not found:
-        raise RequestError(f"lora.targets matches no module of the model: {settings.lora.targets}")
+        raise RequestError(
+            f"lora.targets matches no module of the model: {settings.lora.targets}",
+            "a regular expression over whole names; the default takes the language model's linear layers",
+        )
     return tuple(found)
