@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
@@ -169,16 +170,20 @@ class Originals:
     beside: Tensors
 
 
-def write_originals(root: Path) -> Originals:
-    """Folders ``llm``, ``image``, ``video``, ``whole``, ``stage1`` and ``lora`` below a root."""
-    for name in ("llm", "image", "video", "whole", "stage1", "lora"):
-        (root / name).mkdir()
-    draw = Draw(11)
-    pieces = sentencepiece_file(root).read_bytes()
-    rows = sentencepiece.SentencePieceProcessor(model_proto=pieces).vocab_size()
-    text, mapped = llama(draw, rows), projector(draw)
-    image, video = tower(draw, temporal=False), tower(draw, temporal=True)
-    text_body = {
+ADAPTER = {
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.05,
+    "bias": "none",
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+def llama_body(rows: int) -> dict[str, Any]:
+    """config.json of the language model."""
+    return {
         "vocab_size": rows,
         "hidden_size": TEXT_WIDTH,
         "intermediate_size": TEXT_MLP,
@@ -193,6 +198,18 @@ def write_originals(root: Path) -> Originals:
         "pad_token_id": 0,
         "rope_scaling": None,
     }
+
+
+def write_originals(root: Path) -> Originals:
+    """Folders ``llm``, ``image``, ``video``, ``whole``, ``stage1`` and ``lora`` below a root."""
+    for name in ("llm", "image", "video", "whole", "stage1", "lora"):
+        (root / name).mkdir()
+    draw = Draw(11)
+    pieces = sentencepiece_file(root).read_bytes()
+    rows = sentencepiece.SentencePieceProcessor(model_proto=pieces).vocab_size()
+    text, mapped = llama(draw, rows), projector(draw)
+    image, video = tower(draw, temporal=False), tower(draw, temporal=True)
+    text_body = llama_body(rows)
     write_json(root / "llm/config.json", {**text_body, "model_type": "llama"})
     write_sharded(root / "llm", {**text, **inverse_frequencies()})
     other = {"text_model.embeddings.token_embedding.weight": draw(9, 5), "text_projection.weight": draw(5, 5)}
@@ -225,18 +242,7 @@ def write_originals(root: Path) -> Originals:
     torch.save(under("model.", mapped), root / "stage1/mm_projector.bin")
     adapter, beside = lora(draw), under("base_model.model.model.", projector(draw))
     write_json(root / "lora/config.json", body)
-    write_json(
-        root / "lora/adapter_config.json",
-        {
-            "r": 4,
-            "lora_alpha": 8,
-            "lora_dropout": 0.05,
-            "bias": "none",
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        },
-    )
+    write_json(root / "lora/adapter_config.json", ADAPTER)
     torch.save(adapter, root / "lora/adapter_model.bin")
     torch.save(beside, root / "lora/non_lora_trainables.bin")
     for name in ("llm", "whole"):
