@@ -72,7 +72,7 @@ def test_a_dead_actor_gives_its_permits_back_and_its_calls_are_sent_again(tmp_pa
         stream = JudgeStream(Store(str(tmp_path)), video_qa, settings(endpoint, concurrency=6))
         with stream:
             stream.add([prediction(i) for i in range(12)])
-            (actor,) = stream._asking._sender._sender.workers()
+            (actor,) = stream._asking._sender._sender._sender.workers()
             while not endpoint.calls:
                 pass
             ray.kill(actor, no_restart=False)
