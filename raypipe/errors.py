@@ -42,11 +42,16 @@ class RaypipeError(Exception):
             lines.append(f"  try: {self.remedy}")
         flat = [
             line if len(line) <= MAX_WIDTH else f"{line[:MAX_WIDTH]} ..."
-            for line in "\n".join(lines).splitlines()
+            for line in map(_shown, "\n".join(lines).splitlines())
         ]
         if len(flat) > MAX_LINES:
             flat = [*flat[: MAX_LINES - 1], "  ..."]
         return "\n".join(flat)
+
+
+def _shown(line: str) -> str:
+    """A line without what would steer a terminal: names of files and keys may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class RequestError(RaypipeError):

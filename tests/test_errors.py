@@ -24,3 +24,9 @@ def test_an_error_without_a_next_step_is_given_one_on_its_way():
 
 def test_damage_is_looked_at_with_verify():
     assert "raypipe verify RUN" in DamageError("torn").render()
+
+
+def test_what_is_quoted_cannot_steer_the_terminal():
+    shown = RequestError("unknown setting 'a\x1b[31m\tb\udc80é漢'", "leave it out").render()
+    assert shown == "error: unknown setting 'a\\x1b[31m\\tb\\udc80é漢'\n  try: leave it out"
+    shown.encode()

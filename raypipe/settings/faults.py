@@ -41,6 +41,8 @@ _KINDS = {
     "model": "a group of settings",
 }
 
+_CHOICE = re.compile(r"[\[(]|^literal")
+
 
 class Unfit(ValueError):
     """A value that its own class refuses, with the next step."""
@@ -54,7 +56,7 @@ def explain(kind: type[pydantic.BaseModel], fault: pydantic.ValidationError, whe
     """The first fault as a message and a remedy; names that are unknown come before values that are wrong."""
     faults = fault.errors()
     first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    loc = tuple(p for p in first["loc"] if isinstance(p, int) or not re.search(r"[\[(]|^literal", p))
+    loc = _written(first)
     place = ".".join(str(p) for p in loc)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown setting '{place}'", _unknown(kind, loc, where)
@@ -70,6 +72,16 @@ def explain(kind: type[pydantic.BaseModel], fault: pydantic.ValidationError, whe
     wanted, example = _wanted(first)
     remedy = example or f"{page}, which explains '{place}'"
     return f"{where}: setting '{place}' must be {wanted}{got}", remedy.format(place=place)
+
+
+def _written(fault: Any) -> tuple[int | str, ...]:
+    """The place of a fault as its writer knows it: without pydantic's names of a union's choices.
+
+    A choice is never the first step; an unknown name, the last step, is the writer's own whatever is in it.
+    """
+    steps = fault["loc"]
+    own = {0, len(steps) - 1} if fault["type"] == "extra_forbidden" else {0}
+    return tuple(p for i, p in enumerate(steps) if i in own or not _CHOICE.search(str(p)))
 
 
 def in_yaml(fault: Exception) -> tuple[int | None, str, str]:

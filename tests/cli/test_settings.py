@@ -1,10 +1,14 @@
 """Settings: closed, frozen, and with an identity that says what a run makes."""
 
+import hypothesis
 import pydantic
 import pytest
+from hypothesis import strategies as st
 
 from raypipe.errors import MAX_LINES, RaypipeError, RequestError, nearest
 from raypipe.settings import DatasetSettings, EvaluateSettings, StageSettings, Start, identity, load, local
+from raypipe.settings.base import build
+from raypipe.settings.faults import names_of
 
 BASE = {"name": "d", "data_root": "r", "annotations": ["a"], "out": "o"}
 
@@ -98,3 +102,17 @@ def test_yes_is_no_number(given, said):
     with pytest.raises(RequestError, match="takes a number") as refused:
         load(DatasetSettings, "datasets/valley.yaml", [given])
     assert refused.value.remedy.endswith(said)
+
+
+NAMES = st.text(max_size=12) | st.sampled_from(["(a", "a[b]", "[key]", "literal x", "literal['x']", "", "."])
+
+
+@hypothesis.given(name=NAMES, group=st.sampled_from(["", "sampling", "limits", "drawn"]))
+def test_an_unknown_name_is_named_whatever_is_in_it(name, group):
+    """A key with a bracket in it looks like pydantic's own name for one of a union's choices."""
+    hypothesis.assume(f"{group}.{name}".lstrip(".") not in names_of(DatasetSettings))
+    values = {group: {name: 1}} if group else {name: 1}
+    with pytest.raises(RequestError) as caught:
+        build(DatasetSettings, {**BASE, **values}, "a.yaml")
+    assert f"unknown setting '{f'{group}.{name}' if group else name}'" in caught.value.message
+    assert caught.value.remedy

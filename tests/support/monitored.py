@@ -25,6 +25,8 @@ SIZE = config.Size(
 DATASET = "finetune"  # of the demo
 PREPARED, TRAINED, EVALUATED = (f"watched-{verb}" for verb in ("prepare", "train", "evaluate"))
 
+NO_VERDICT = Say("no verdict")
+
 
 def main(folder: Path, judge_url: str) -> None:
     draw(folder / "data", SIZE.draw)
@@ -66,9 +68,19 @@ def _stage(folder: Path) -> StageSettings:
 
 
 def judge_that_hesitates() -> JudgeEndpoint:
-    """It refuses one call, breaks on one, says no verdict twice; else it answers, in some time."""
-    script = [Refuse(429, headers={"Retry-After": "0.2"}), Refuse(500), Say("no verdict"), Say("no verdict")]
-    return JudgeEndpoint(script, then=Say(delay_s=0.1))
+    """It refuses one call, breaks on one, never says a verdict on one answer; else it answers, in some time.
+
+    Two calls are under way at once, so which answer it is must not hang on the order in which calls come.
+    """
+    mute: list[dict[str, str]] = []
+
+    def answer(message: dict[str, str]) -> Say:
+        shown = {name: text for name, text in message.items() if name != "code"}
+        mute[:] = mute or [shown]
+        return NO_VERDICT if shown == mute[0] else Say(delay_s=0.1)
+
+    script = [Refuse(429, headers={"Retry-After": "0.2"}), Refuse(500)]
+    return JudgeEndpoint(script, then=answer)
 
 
 if __name__ == "__main__":
