@@ -41,6 +41,9 @@ _ENVIRONMENT = {
 # A local cluster needs no other machine. Ray takes loopback alone where it expects no other machine, as on
 # Windows and macOS; read once, when Ray is imported.
 _ON_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# Without a dashboard Ray notes the usual port as its address, and what watches over a training would ask
+# whoever listens there, perhaps another cluster, whether its controller lives. Nobody listens on port 0.
+_NO_DASHBOARD = ("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:0")
 
 
 @contextlib.contextmanager
@@ -79,7 +82,8 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     stop = signal.getsignal(signal.SIGTERM)
     try:
-        context = ray.init(**options)  # type: ignore[arg-type]
+        with _inherited(*_NO_DASHBOARD) if local and not dashboard else contextlib.nullcontext():
+            context = ray.init(**options)  # type: ignore[arg-type]
     except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
         raise not_connected(fault, address) from fault
     if local:
@@ -91,6 +95,20 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _inherited(name: str, value: str) -> Iterator[None]:
+    """A variable for the processes that start meanwhile, and theirs; not for what this process does later."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _named_address() -> str | None:

@@ -74,15 +74,20 @@ def trainer_that_stops(stop: Stop) -> Any:
 
     class Stoppable(TorchTrainer):
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            """As in Ray 2.60, which keeps the controller to itself."""
-            quiet = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": QUIET}
-            node = ray.get_runtime_context().get_node_id()
+            """As in Ray 2.60, which keeps the controller to itself.
+
+            The address goes with it: what watches over the controller asks the cluster whether it lives, and
+            without an address it would ask the one that this machine's last ``ray start`` left a note of.
+            """
+            here = ray.get_runtime_context()
+            more = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": QUIET, "RAY_ADDRESS": here.gcs_address}
+            node = here.get_node_id()
             controller = (
                 ray.remote(TrainController)
                 .options(
                     num_cpus=0,
                     label_selector={ray._raylet.RAY_NODE_ID_KEY: node},
-                    runtime_env={"env_vars": quiet | get_env_vars_to_propagate()},
+                    runtime_env={"env_vars": more | get_env_vars_to_propagate()},
                 )
                 .remote(**arguments)
             )
