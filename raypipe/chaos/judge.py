@@ -6,21 +6,16 @@ request; a question meets at most ``MOST`` of them, so that the tries of a judge
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import json
 import random
-import select
-import socket
-import struct
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import urlsplit
 
 from raypipe.chaos.schedule import EARLY
+from raypipe.demo.loopback import LoopbackHandler, LoopbackServer
 from raypipe.demo.matching_judge import MatchingJudge
 
 KINDS = ("429", "500", "503", "reset", "malformed", "timeout")
@@ -54,13 +49,13 @@ class FailingJudge:
         self._requests = 0
         self._lock = threading.Lock()
         self._judge = MatchingJudge()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(_Handler)
         self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return self._server.base_url
 
     @property
     def behind(self) -> tuple[str, int]:
@@ -102,20 +97,11 @@ class FailingJudge:
         self._judge.stop()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(LoopbackServer):
     owner: FailingJudge
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Quiet: a client that was killed is what this is for."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
-    timeout = 60
+class _Handler(LoopbackHandler):
     server: _Server
 
     def do_GET(self) -> None:
@@ -128,14 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
         if kind in ("429", "500", "503"):
             error = {"message": "raypipe chaos", "type": "server_error", "code": None}
             again = {"Retry-After": "1"} if kind == "429" else {}
-            self._send(int(kind), json.dumps({"error": error}).encode(), again)
+            self.send(int(kind), json.dumps({"error": error}).encode(), again)
         elif kind == "reset":
-            self._reset()
+            self.reset()
         elif kind == "timeout":
-            self.close_connection = True
-            select.select([self.connection], [], [], HANG_S)  # until the client has gone
+            self.hang(HANG_S)
         elif kind == "malformed":
-            self._send(200, b'{"id": "chatcmpl-chaos", "choi', {})
+            self.send(200, b'{"id": "chatcmpl-chaos", "choi')
         elif self._forward(body) == 200:
             self.server.owner.gave(case)
 
@@ -144,29 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             link.request(self.command, self.path, body or None, {"Content-Type": "application/json"})
             reply = link.getresponse()
-            self._send(reply.status, reply.read(), {})
+            self.send(reply.status, reply.read())
             return reply.status
         finally:
             link.close()
-
-    def _reset(self) -> None:
-        # Linger of 0 seconds: closing sends RST instead of FIN.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.close()
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-        self.wfile.flush()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: the failures are counted."""
 
 
 def case_of(body: bytes) -> str:

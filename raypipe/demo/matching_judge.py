@@ -15,8 +15,9 @@ import re
 import threading
 import time
 import unicodedata
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from raypipe.demo.loopback import LoopbackHandler, LoopbackServer
 
 MODEL = "raypipe-matching-judge"
 MORE_WORDS = 6  # by how much a matching answer may be longer than the reference
@@ -79,7 +80,7 @@ class MatchingJudge:
 
     def __init__(self, port: int = 0) -> None:
         self._port = port
-        self._server: ThreadingHTTPServer | None = None
+        self._server: LoopbackServer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> str:
@@ -88,7 +89,7 @@ class MatchingJudge:
         Raises:
             OSError: the port is taken.
         """
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _Handler)
+        self._server = LoopbackServer(_Handler, self._port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         return self.base_url
@@ -97,7 +98,7 @@ class MatchingJudge:
     def base_url(self) -> str:
         if self._server is None:
             raise RuntimeError("the judge is not started")
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return self._server.base_url
 
     def stop(self) -> None:
         """Stops the server; fine when it is not running."""
@@ -116,16 +117,11 @@ class MatchingJudge:
         self.stop()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections open, as real endpoints do
-    disable_nagle_algorithm = True
-    wbufsize = -1
-    timeout = 60
-
+class _Handler(LoopbackHandler):
     def do_GET(self) -> None:
         if self.path.rstrip("/") == "/v1/models":
             model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "raypipe"}
-            self._send(200, {"object": "list", "data": [model]})
+            self._answer(200, {"object": "list", "data": [model]})
         else:
             self._refuse(404, f"no such path: {self.path}")
 
@@ -140,23 +136,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, f"no such path: {self.path}")
             return
         try:
-            self._send(200, _completion(body))
+            self._answer(200, _completion(body))
         except (ValueError, RecursionError) as fault:
             self._refuse(400, str(fault))
 
     def _refuse(self, status: int, message: str) -> None:
-        self._send(status, {"error": {"message": message, "type": "invalid_request_error", "code": None}})
+        self._answer(status, {"error": {"message": message, "type": "invalid_request_error", "code": None}})
 
-    def _send(self, status: int, value: dict[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: one line a request helps nobody in a demo."""
+    def _answer(self, status: int, value: dict[str, Any]) -> None:
+        self.send(status, json.dumps(value).encode())
 
 
 def _completion(body: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from raypipe.errors import RequestError
 from raypipe.model.near import near_model
+from raypipe.model.sizes import LANGUAGEBIND
 from raypipe.settings import local
 from raypipe.store.run import Run
 
@@ -24,16 +25,7 @@ NAMES = (
 )
 SHOWN = 4  # names that an error gives
 WHOLE = "is the folder whole, and of one model? copy or export it again"
-LANGUAGEBIND = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "projection_dim": 768,
-    "hidden_act": "gelu",
-}
+TOWER_CONFIG = {**LANGUAGEBIND, "hidden_act": "gelu"}  # of LanguageBind's towers, where no file says it
 
 
 class Layout(StrEnum):
@@ -157,7 +149,7 @@ def tower_body(body: dict[str, Any], kind: str, folder: Path) -> dict[str, Any]:
     if found is not None:
         return vision_body(found)
     if name.rstrip("/").endswith(("LanguageBind_Image", "LanguageBind_Video_merge")):
-        return {**LANGUAGEBIND, "temporal": kind == "video"}
+        return {**TOWER_CONFIG, "temporal": kind == "video"}
     raise RequestError(
         f"{folder}: the {kind} tower {name} is no folder here and not LanguageBind's; its shape is not known",
         f"write the folder of the tower into {folder}/config.json as mm_{kind}_tower",

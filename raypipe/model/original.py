@@ -18,9 +18,9 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from raypipe.errors import RequestError
 from raypipe.model.layouts import (
     ADAPTER_FILES,
-    LANGUAGEBIND,
     NON_LORA,
     PROJECTOR_FILE,
+    TOWER_CONFIG,
     Layout,
     body_of,
     layout_of,
@@ -56,7 +56,7 @@ TEXT_FIELDS = (
     "attention_bias",
 )
 _ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
-_VISION = (*LANGUAGEBIND, "layer_norm_eps", "attention_dropout", "initializer_range", "num_channels")
+_VISION = (*TOWER_CONFIG, "layer_norm_eps", "attention_dropout", "initializer_range", "num_channels")
 _FIXED: dict[str, tuple[Any, ...]] = {  # what else the reference can do, and this cannot
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_use_im_start_end": (False, None),

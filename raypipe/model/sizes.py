@@ -22,6 +22,15 @@ ONEVISION_PARTS: dict[str, tuple[str, ...]] = {
 }
 ONEVISION_TOWERS = {MediumKind.IMAGE: "model.vision_tower", MediumKind.VIDEO: "model.vision_tower"}
 
+LANGUAGEBIND: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
 VIDEO_SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "tiny": (
         {
@@ -45,15 +54,7 @@ VIDEO_SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
         8,
     ),
     "7b": (
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 224,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
+        LANGUAGEBIND,
         {
             "hidden_size": 4096,
             "intermediate_size": 11008,

@@ -16,14 +16,14 @@ import torch
 
 from raypipe.errors import RequestError
 from raypipe.model.build import LoadedModel
-from raypipe.model.layouts import LANGUAGEBIND, NON_LORA, PROJECTOR_FILE, TOWERS_KEY
+from raypipe.model.layouts import NON_LORA, PROJECTOR_FILE, TOWER_CONFIG, TOWERS_KEY
 from raypipe.model.llama_tokenizer import SPIECE
 from raypipe.model.original import LAYERS, PROJECTOR, TEXT_FIELDS, TOWERS
 from raypipe.model.video_llava import TemporalVideoLlavaConfig
 
 SHARD_BYTES = 9 * 2**30
 _PEFT = "base_model.model."
-_TOWER = (*LANGUAGEBIND, "layer_norm_eps")
+_TOWER = (*TOWER_CONFIG, "layer_norm_eps")
 
 
 def to_original(loaded: LoadedModel, out: Path, shard_bytes: int = SHARD_BYTES) -> None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import random
-import select
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from raypipe.demo.loopback import LoopbackHandler, LoopbackServer
 
 MODEL = "scripted-judge-0613"
 CODE = "<code>"  # in what an endpoint says: the code of the call it answers
@@ -145,13 +143,13 @@ class JudgeEndpoint:
         self.busiest = 0  # requests under way at once, at most, without those that hang
         self._script, self._then, self._no_schema = list(script), then, no_schema
         self._lock, self._busy = threading.Lock(), 0
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(_Handler)
         self._server.endpoint = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return self._server.base_url
 
     @property
     def met(self) -> list[Step]:
@@ -191,19 +189,11 @@ class JudgeEndpoint:
             self._busy -= 1
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(LoopbackServer):
     endpoint: JudgeEndpoint
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Quiet: a client that gave up is what the tests ask for."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
+class _Handler(LoopbackHandler):
     server: _Server
 
     def do_POST(self) -> None:
@@ -212,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         # It ends before the reply is sent: the client's next request may be here before this thread goes on.
         if isinstance(step, Hang):
             self.server.endpoint.end()
-            self._hang(step.seconds)
+            self.hang(step.seconds)
             return
         time.sleep(step.delay_s if isinstance(step, Say) else 0.0)
         self.server.endpoint.end()
@@ -220,33 +210,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _play(self, step: Step, code: str) -> None:
         if isinstance(step, Reset):
-            # Linger of 0 seconds: closing sends RST instead of FIN.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
+            self.reset()
         elif isinstance(step, Raw):
-            self._send(200, step.body, {"Content-Type": step.content_type})
+            self.send(200, step.body, {"Content-Type": step.content_type})
         elif isinstance(step, Refuse):
             error = {"message": step.message, "type": "error", "code": step.code}
-            self._send(step.status, json.dumps({"error": error}).encode(), step.headers)
+            self.send(step.status, json.dumps({"error": error}).encode(), step.headers)
         elif isinstance(step, Say):
-            self._send(200, json.dumps(_completion(step, code)).encode(), {})
-
-    def _hang(self, seconds: float) -> None:
-        """Says nothing for so long, or until the client has gone."""
-        self.close_connection = True
-        select.select([self.connection], [], [], seconds)
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+            self.send(200, json.dumps(_completion(step, code)).encode())
 
 
 def _completion(step: Say, code: str) -> dict[str, Any]:
