@@ -147,10 +147,16 @@ def not_connected(fault: Exception, address: str | None) -> ServiceError:
             f"{our_python}; they must be the same",
             "install what the cluster has, or work with the cluster's own: raypipe submit VERB ...",
         )
-    remedy = "see the log under /tmp/ray/session_latest/logs"
+    remedy = f"see the log under {_logs()}"
     if address is not None:
         remedy = "check RAY_ADDRESS (unset it to work on this machine) and the token (RAY_AUTH_TOKEN_PATH)"
     return ServiceError(f"cannot connect to Ray: {(said.splitlines() or [''])[0][:200]}", remedy)
+
+
+def _logs() -> str:
+    """Where Ray's processes of this machine write their logs."""
+    above = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray does
+    return f"{above.rstrip('/')}/ray/session_latest/logs"
 
 
 def facts() -> dict[str, Any]:
@@ -299,7 +305,7 @@ def unwrapped(what: str) -> Iterator[None]:
             raise ours from fault
         cause = chain[-1]
         text = " ".join(str(cause).split())[:300]
-        remedy = "the same command continues; its worker's log is in /tmp/ray/session_latest/logs"
+        remedy = f"the same command continues; its worker's log is in {_logs()} on its node"
         raise RaypipeError(f"{what}: a worker failed: {type(cause).__name__}: {text}", remedy) from fault
 
 

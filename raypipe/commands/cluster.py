@@ -10,6 +10,7 @@ from typing import Any
 from raypipe.cli import VERBS, Request, show
 from raypipe.commands.arguments import one_word, whole_number
 from raypipe.errors import RaypipeError, RequestError, nearest
+from raypipe.redaction import redact
 from raypipe.settings import local
 
 
@@ -96,7 +97,7 @@ def submit(request: Request) -> int:
         wanted,
         root,
         show=lambda text: print(text, end="", file=out, flush=True),
-        note=lambda text: print(f"submit: {text}", file=sys.stderr, flush=True),
+        note=lambda text: print(redact(f"submit: {text}"), file=sys.stderr, flush=True),
         python=python or "python",
     )
     done = submitter.run(0 if retries in (None, "0") else whole_number("retries", retries), detach)

@@ -104,7 +104,8 @@ def render(plan: dict[str, Any]) -> str:
 
 def estimate_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """An estimate for a person: a name and what is said of it a line."""
-    kinds = ", ".join(f"{n} {kind}s" for kind, n in sorted(plan["media"].items())) or "none"
+    counts = sorted(plan["media"].items())
+    kinds = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts) or "none"
     samples = ", ".join(f"{n} {name}" for name, n in plan["samples"].items())
     lines = [
         ("records", f"{plan['records']} ({samples}), {plan['bad_records']} bad"),

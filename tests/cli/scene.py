@@ -73,7 +73,7 @@ def build(root: Path) -> Scene:
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    (root / "work").mkdir()
+    (root / "desk").mkdir()
     for name, text in FILES.items():
-        (root / "work" / name).write_text(text.format(root=root))
+        (root / "desk" / name).write_text(text.format(root=root))
     return Scene(root)

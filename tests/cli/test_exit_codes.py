@@ -49,7 +49,7 @@ SCENARIOS = f"""
 4 | stopped; what was committed stays | terminated
 4 | stopped; what was committed stays | interrupted
 5 | another driver is writing | prepare d.yaml out=$R/held
-5 | cannot write | report $R/runs/trained out=$R/work/notes.txt/x
+5 | cannot write | report $R/runs/trained out=$R/desk/notes.txt/x
 5 | gcsfs | verify gs://bucket/run
 5 | no Ray dashboard answers | submit prepare d.yaml address=http://127.0.0.1:1
 5 | lacks the package | lacking
@@ -156,7 +156,7 @@ def held_to(scenario: Scenario, code: int, out: str, err: str) -> None:
 
 @pytest.mark.parametrize("scenario", read(SCENARIOS), ids=lambda s: f"{s.code} {s.line[:50]}")
 def test_a_command_ends_with_its_code(capsys, scene, verbs, monkeypatch, scenario):
-    monkeypatch.chdir(scene.root / "work")
+    monkeypatch.chdir(scene.root / "desk")
     held = "/held" in scenario.line
     with Lease.take(Store(str(scene.root / "held"))) if held else contextlib.nullcontext():
         code = cli.main(scene.argv(tuple(shlex.split(scenario.line))))
@@ -176,7 +176,7 @@ def test_the_process_ends_with_it_too(scene, code):
     plain = [s for s in read(AS_JOBS) if s.code == code and "--python" not in s.line]
     argv = scene.argv(tuple(shlex.split(plain[0].line)))
     command = [sys.executable, "-m", "raypipe.cli", *argv]
-    done = subprocess.run(command, cwd=scene.root / "work", capture_output=True, text=True)
+    done = subprocess.run(command, cwd=scene.root / "desk", capture_output=True, text=True)
     held_to(plain[0], done.returncode, done.stdout, done.stderr)
 
 

@@ -86,7 +86,7 @@ def answered(capsys, scene: Scene, line: tuple[str, ...]) -> tuple[int, str]:
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.name)
 def test_a_mistake_is_answered_with_the_next_step(capsys, scene, monkeypatch, mistake):
-    monkeypatch.chdir(scene.root / "work")
+    monkeypatch.chdir(scene.root / "desk")
     code, said = answered(capsys, scene, mistake.line)
     message, _, remedy = said.partition("\n  try: ")
     assert code == mistake.code, said
@@ -106,7 +106,7 @@ def test_there_are_fifty_and_every_verb_is_among_them():
 
 def test_a_port_that_another_program_has(capsys, scene, monkeypatch):
     """What answers there is no dashboard."""
-    monkeypatch.chdir(scene.root / "work")
+    monkeypatch.chdir(scene.root / "desk")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(30)
 
@@ -130,7 +130,7 @@ def test_a_second_driver(capsys, scene, monkeypatch, tmp_path):
     from raypipe.store.files import Store
     from raypipe.store.lease import Lease
 
-    monkeypatch.chdir(scene.root / "work")
+    monkeypatch.chdir(scene.root / "desk")
     out = tmp_path / "run"
     with Lease.take(Store(str(out))):
         code, said = answered(capsys, scene, (*P, f"out={out}"))
