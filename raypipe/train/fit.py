@@ -66,7 +66,6 @@ def fit(plan: StagePlan, settings: StageSettings, tell: Tell, stop: Stop | None 
 
 def _trainer(settings: StageSettings, name: str, loop: dict[str, Any], stop: Stop | None) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from raypipe.train.meeting import Meeting
     from raypipe.train.monitor import Failures
@@ -75,7 +74,7 @@ def _trainer(settings: StageSettings, name: str, loop: dict[str, Any], stop: Sto
     workers = settings.workers
     resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     patience = int(max(workers.stall_s, workers.start_s)) + SLACK_S
-    return (trainer_that_stops(stop) if stop else TorchTrainer)(
+    return trainer_that_stops(stop or Stop())(
         on_worker,
         train_loop_config=loop,
         torch_config=Meeting(backend="nccl" if workers.gpus else "gloo", timeout_s=patience),

@@ -136,7 +136,8 @@ def many(tmp_path_factory) -> Path:
                 {"image": f"more/i{number:03d}.png", "conversations": talk(f"<image>\n{asked}", "Blue.")}
             )
     write_annotations(root / "data", records)
-    prepared(root / "data", root / "run", media_per_shard=1)
+    with contextlib.chdir(root):  # the shards' names depend on the data root's
+        prepared(Path("data"), root / "run", media_per_shard=1)
     return root / "run"
 
 
