@@ -71,9 +71,8 @@ def token() -> tuple[str | None, str]:
         RequestError: RAY_AUTH_TOKEN_PATH names a file that cannot be read, or what was found is no token.
     """
     value, source = _found_token()
-    if value is not None and not re.fullmatch(
-        "[!-~]+", value
-    ):  # no header takes it, and says so by quoting it
+    # No header takes anything else, and the error that says so quotes it.
+    if value is not None and not re.fullmatch("[!-~]+", value):
         raise RequestError(f"what {source} holds is no token: white space or other than ASCII", _REMEDY)
     return value, source
 
