@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -136,12 +135,6 @@ def test_grading_and_reporting_need_no_engine(module):
     loaded = imported_by(f"{load}importlib.import_module({module!r})")
     assert not loaded & {"torch", "ray", "transformers", "deepspeed", "av", "decord"}
     assert "raypipe" in loaded
-
-
-def test_help_is_fast():
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "raypipe.cli", "--help"], check=True, capture_output=True)
-    assert time.monotonic() - began < 3  # about 0.1 s on an idle machine
 
 
 def test_usage_names_every_verb_and_exit_code(capsys):
