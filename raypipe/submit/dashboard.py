@@ -83,7 +83,7 @@ def _found_token() -> tuple[str | None, str]:
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(os.path.expanduser(named or "~/.ray/auth_token"))  # without a home folder: none, no error
     try:
-        return file.read_text().strip() or None, str(file)
+        return file.read_text(encoding="utf-8").strip() or None, str(file)
     except (OSError, UnicodeDecodeError) as fault:
         if named:
             raise RequestError(f"RAY_AUTH_TOKEN_PATH: cannot read {file}: {fault}", _REMEDY) from None
