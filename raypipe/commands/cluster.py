@@ -75,7 +75,7 @@ def logs(request: Request) -> int:
         return 0
     for start in found:
         if len(found) > 1:
-            print(f"start {start['start']}: {start.get('command', '')}")
+            print(f"start {start['start']}: {start['command'] or 'its record does not tell the command'}")
         sys.stdout.write(start["text"])
     return 0
 
