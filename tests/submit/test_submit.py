@@ -273,6 +273,17 @@ def test_tokens_that_are_missing_or_wrong(capsys, folder, job_server, monkeypatc
     assert not job_server.packages
 
 
+def test_a_user_whom_the_system_does_not_know_submits_too(capsys, folder, job_server, monkeypatch):  # noqa: F811
+    def unknown():
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    job_server.planned = [Planned()]
+    assert submit(capsys, "prepare", "d.yaml")[0] == 0
+    (job,) = job_server.jobs.values()
+    assert job["metadata"]["raypipe_by"].startswith(f"{os.getuid()}@")
+
+
 def test_an_open_cluster_and_another_ray_are_said(capsys, folder, job_server):  # noqa: F811
     job_server.token, job_server.ray_version = None, "2.59.0"
     job_server.planned = [Planned()]
@@ -290,7 +301,8 @@ def test_no_cluster_and_something_else_at_its_port(capsys, folder, job_server, m
     code, _, err = submit(capsys, "prepare", "d.yaml")
     assert code == 5
     assert "is no Ray dashboard" in err
-    for wrong in ("10.0.0.1:6379", "auto", "ray://head:10001"):
+    broken = ("http://[::1", "http://127.0.0.1:abc", "http://127.0.0.1:99999999")
+    for wrong in ("10.0.0.1:6379", "auto", "ray://head:10001", *broken):
         monkeypatch.setenv("RAY_ADDRESS", wrong)
         code, _, err = submit(capsys, "prepare", "d.yaml")
         assert code == 2
