@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import os
 import socket
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Process:
         """Whether it is still there; only for a process of this host."""
         started = start_of(self.pid)
         return started is not None and (not self.started or started == self.started)
+
+
+def user() -> str:
+    """Whose process this is; "" for a number without a name, as containers have it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import shlex
@@ -15,6 +14,7 @@ from typing import Any
 
 from raypipe import __version__
 from raypipe.errors import RequestError, ServiceError, StoppedError
+from raypipe.store.process import user
 from raypipe.submit.dashboard import Busy, Dashboard, Refused, Unreachable
 from raypipe.submit.ended import JobEnd, ending
 from raypipe.submit.follow import ENDED, Log, Pace, follow, wait
@@ -135,7 +135,7 @@ class Submitter:
         if not self.cluster.has_package(uri):
             self.note(f"uploading {len(upload.sizes)} files, {len(data) / 2**20:.1f} MiB")
             self.cluster.put_package(uri, data)
-        by = f"{_user()}@{platform.node()}"
+        by = f"{user() or os.getuid()}@{platform.node()}"
         body = {
             "entrypoint": self.order.entrypoint(self.root, self.python),
             "submission_id": submission_id,
@@ -203,13 +203,6 @@ class Submitter:
         if ended["status"] == "SUCCEEDED":
             return StoppedError(f"{job.submission_id} had finished before it was told to stop", again)
         return StoppedError(f"stopped {job.submission_id}; what was committed stays", again)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have a number only
-        return str(os.getuid())
 
 
 def _number(submission_id: str | None, name: str) -> int:

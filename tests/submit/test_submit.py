@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from raypipe import cli
+from raypipe.errors import ServiceError
 from raypipe.submit import follow, run
+from raypipe.submit.dashboard import Dashboard, Refused, token
 from tests.support.job_server import JobServer, Planned, job_server  # noqa: F401 - a fixture
 
 DATASET = "name: d\ndata_root: /shared/data\nannotations: [a.json]\nout: /shared/prepared/d\n"
@@ -87,6 +89,7 @@ def test_the_exit_code_is_the_verbs_own(capsys, folder, job_server, code):  # no
         ),
         (Planned(status="FAILED", exit_code=-9), 1, "was killed by SIGKILL"),
         (Planned(status="FAILED", exit_code=137), 1, "was killed by SIGKILL"),
+        (Planned(status="FAILED", exit_code=163), 1, "was killed by signal 35"),
         (Planned(status="FAILED", exit_code=127), 5, "could not start its command"),
         (Planned(status="FAILED", exit_code=99), 1, "exit code 99"),
     ],
@@ -164,7 +167,7 @@ def test_a_cluster_that_answers_errors_for_a_while_is_waited_for(capsys, folder,
 
 def test_an_answer_that_was_lost_is_not_a_second_job(capsys, folder, job_server, monkeypatch):  # noqa: F811
     """The first try arrives, its answer does not: the second learns that the name is taken, by itself."""
-    from raypipe.submit.dashboard import Dashboard, Unreachable
+    from raypipe.submit.dashboard import Unreachable
 
     send, lost = Dashboard.submit, []
 
@@ -273,17 +276,6 @@ def test_tokens_that_are_missing_or_wrong(capsys, folder, job_server, monkeypatc
     assert not job_server.packages
 
 
-def test_a_user_whom_the_system_does_not_know_submits_too(capsys, folder, job_server, monkeypatch):  # noqa: F811
-    def unknown():
-        raise KeyError("getpwuid(): uid not found: 4711")
-
-    monkeypatch.setattr("getpass.getuser", unknown)
-    job_server.planned = [Planned()]
-    assert submit(capsys, "prepare", "d.yaml")[0] == 0
-    (job,) = job_server.jobs.values()
-    assert job["metadata"]["raypipe_by"].startswith(f"{os.getuid()}@")
-
-
 def test_an_open_cluster_and_another_ray_are_said(capsys, folder, job_server):  # noqa: F811
     job_server.token, job_server.ray_version = None, "2.59.0"
     job_server.planned = [Planned()]
@@ -328,6 +320,61 @@ def test_a_job_that_the_cluster_forgot(capsys, folder, job_server):  # noqa: F81
     code, _, err = submit(capsys, "prepare", "d.yaml")
     assert code == 5
     assert "does not exist" in err
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [("its own", "does not exist"), ("another", "asks for its token")]
+)
+def test_a_log_that_is_refused_is_not_a_lost_connection(job_server, token, said):  # noqa: F811
+    if token == "another":
+        job_server.token = "e5" * 32
+    told: list[str] = []
+    pace = follow.Pace(first=0.01, longest=0.02, patience=0.2)
+    with pytest.raises(Refused, match=said):
+        follow.follow(
+            Dashboard(job_server.address), "raypipe-gone-1", follow.Log(told.append), told.append, pace
+        )
+    assert told == []
+
+
+@pytest.mark.parametrize("answer", ["{}", "null", "[1]", '"x"'])
+@pytest.mark.parametrize("asked", ["jobs", "job", "log"])
+def test_another_servers_json_is_no_dashboards(job_server, asked, answer):  # noqa: F811
+    path = {"jobs": "/api/jobs/", "job": "/api/jobs/a", "log": "/api/jobs/a/logs"}[asked]
+    job_server.refuse = {f"GET {path}": [(200, answer)]}
+    cluster = Dashboard(job_server.address)
+    with pytest.raises(ServiceError, match="is no Ray dashboard"):
+        cluster.jobs() if asked == "jobs" else getattr(cluster, asked)("a")
+
+
+@pytest.mark.parametrize("inside", [" ", "\n", "\t", "\x00", "\N{EURO SIGN}"])
+def test_no_token_is_refused_without_a_word_of_it(capsys, folder, job_server, monkeypatch, inside):  # noqa: F811
+    file = folder.parent / "two"
+    file.write_text(f"d5d5d5d5{inside}e6e6e6e6")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    code, _, err = submit(capsys, "prepare", "d.yaml")
+    assert code == 2
+    assert f"what {file} holds is no token" in err
+    assert "d5d5" not in err
+    assert "e6e6" not in err
+    assert job_server.calls == []
+
+
+def test_a_user_without_a_name_and_a_home_submits(capsys, folder, job_server, monkeypatch):  # noqa: F811
+    """As in a container whose user is a bare number; the last try finds no token."""
+
+    def unnamed(*_: object) -> None:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("pwd.getpwuid", unnamed)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    job_server.planned = [Planned()]
+    assert submit(capsys, "prepare", "d.yaml")[0] == 0
+    (job,) = job_server.jobs.values()
+    assert job["metadata"]["raypipe_by"].startswith(f"{os.getuid()}@")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    assert token() == (None, "~/.ray/auth_token")
 
 
 def test_submit_needs_neither_ray_nor_torch_to_refuse(folder):
