@@ -88,7 +88,9 @@ def case_of(
 
 def write(settings: Settings, file: Path) -> str:
     """Settings as a file of their own; JSON is YAML."""
-    file.write_text(json.dumps(settings.model_dump(mode="json", exclude_unset=False), indent=1))
+    file.write_text(
+        json.dumps(settings.model_dump(mode="json", exclude_unset=False), indent=1), encoding="utf-8"
+    )
     return str(file)
 
 

@@ -208,7 +208,7 @@ class _Chaos:
         return twice
 
     def _last_words(self) -> str:
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in _lines(self._log) if line.strip()]
         said = [line for line in lines if line.startswith("error: ")] or lines
         return said[-1][:300].removeprefix("error: ") if said else "it said nothing"
 
@@ -224,9 +224,13 @@ def _steps_again(case: Case, killed_from: list[int]) -> int:
     return sum(max(0, seen - at) for seen, at in zip(killed_from, went_on, strict=False))
 
 
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
 def _ended(said: str, log: Path, code: int) -> RaypipeError:
     """With the next step that the command itself named last."""
-    named = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("  try: ")]
+    named = [line for line in _lines(log) if line.startswith("  try: ")]
     advice = f"{named[-1][:300].removeprefix('  try: ')}; " if named else ""
     fault = RaypipeError(said, f"{advice}see {log}")
     fault.exit_code = code if code in (1, 2, 4, 5, 6) else 1

@@ -49,7 +49,7 @@ def user() -> str:
 @functools.cache
 def _here() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
@@ -58,7 +58,7 @@ def _here() -> str:
 def start_of(pid: int) -> str | None:
     """When a process started; "" where the system does not say, None where there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None if os.path.isdir("/proc/self") else _start_without_proc(pid)
     # The command stands in brackets and may hold anything; the state is field 3, the start field 22.

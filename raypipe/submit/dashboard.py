@@ -82,9 +82,8 @@ def token() -> tuple[str | None, str]:
         RequestError: RAY_AUTH_TOKEN_PATH names a file that cannot be read, or what was found is no token.
     """
     value, source = _found_token()
-    if value is not None and not re.fullmatch(
-        "[!-~]+", value
-    ):  # no header takes it, and says so by quoting it
+    # No header takes anything else, and the error that says so quotes it.
+    if value is not None and not re.fullmatch("[!-~]+", value):
         raise RequestError(f"what {source} holds is no token: white space or other than ASCII", _REMEDY)
     return value, source
 
@@ -95,7 +94,7 @@ def _found_token() -> tuple[str | None, str]:
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(os.path.expanduser(named or "~/.ray/auth_token"))  # without a home folder: none, no error
     try:
-        return file.read_text().strip() or None, str(file)
+        return file.read_text(encoding="utf-8").strip() or None, str(file)
     except (OSError, UnicodeDecodeError) as fault:
         if named:
             raise RequestError(f"RAY_AUTH_TOKEN_PATH: cannot read {file}: {fault}", _REMEDY) from None
