@@ -1,13 +1,23 @@
-"""What is made of a job server's answers, and of a token that is none."""
+"""The job server asked without a submission around it: its address, its answers, a log that it refuses."""
 
 from __future__ import annotations
 
 import pytest
 
 from raypipe.errors import RequestError, ServiceError
-from raypipe.submit.dashboard import Dashboard, Refused
-from raypipe.submit.follow import Log, Pace, follow
+from raypipe.submit import follow
+from raypipe.submit.dashboard import Dashboard, Refused, address_of
 from tests.support.job_server import job_server  # noqa: F401 - a fixture
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "http://127.0.0.1:abc", "http://127.0.0.1:99999999", "http://127.0.0.1:0"]
+)
+def test_an_address_whose_host_or_port_is_none(address):
+    with pytest.raises(RequestError) as refused:
+        address_of(address)
+    assert f"--address is '{address}', whose host or port is none" in refused.value.message
+    assert "--address http://127.0.0.1:8265" in refused.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -17,9 +27,11 @@ def test_a_log_that_is_refused_is_not_a_lost_connection(job_server, token, said)
     if token == "another":
         job_server.token = "e5" * 32
     told: list[str] = []
-    pace = Pace(first=0.01, longest=0.02, patience=0.2)
+    pace = follow.Pace(first=0.01, longest=0.02, patience=0.2)
     with pytest.raises(Refused, match=said):
-        follow(Dashboard(job_server.address), "raypipe-gone-1", Log(told.append), told.append, pace)
+        follow.follow(
+            Dashboard(job_server.address), "raypipe-gone-1", follow.Log(told.append), told.append, pace
+        )
     assert told == []
 
 
@@ -31,16 +43,3 @@ def test_another_servers_json_is_no_dashboards(job_server, asked, answer):  # no
     cluster = Dashboard(job_server.address)
     with pytest.raises(ServiceError, match="is no Ray dashboard"):
         cluster.jobs() if asked == "jobs" else getattr(cluster, asked)("a")
-
-
-@pytest.mark.parametrize("inside", [" ", "\n", "\t", "\x7f", "\N{EURO SIGN}"])
-@pytest.mark.parametrize("named", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
-def test_no_token_is_refused_without_a_word_of_it(tmp_path, monkeypatch, named, inside):
-    value, file = f"d5d5d5d5{inside}e6e6e6e6", tmp_path / "two"
-    file.write_text(value)
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.setenv(named, value if named == "RAY_AUTH_TOKEN" else str(file))
-    with pytest.raises(RequestError, match=r"what \S+ holds is no token") as refused:
-        Dashboard("http://127.0.0.1:1")
-    assert "d5d5" not in refused.value.render()
-    assert "e6e6" not in refused.value.render()

@@ -15,7 +15,7 @@ import pytest
 
 from raypipe import cli
 from raypipe.submit import follow, run
-from raypipe.submit.dashboard import token
+from raypipe.submit.dashboard import Dashboard, token
 from tests.support.job_server import JobServer, Planned, job_server  # noqa: F401 - a fixture
 
 DATASET = "name: d\ndata_root: /shared/data\nannotations: [a.json]\nout: /shared/prepared/d\n"
@@ -166,7 +166,7 @@ def test_a_cluster_that_answers_errors_for_a_while_is_waited_for(capsys, folder,
 
 def test_an_answer_that_was_lost_is_not_a_second_job(capsys, folder, job_server, monkeypatch):  # noqa: F811
     """The first try arrives, its answer does not: the second learns that the name is taken, by itself."""
-    from raypipe.submit.dashboard import Dashboard, Unreachable
+    from raypipe.submit.dashboard import Unreachable
 
     send, lost = Dashboard.submit, []
 
@@ -318,6 +318,19 @@ def test_a_job_that_the_cluster_forgot(capsys, folder, job_server):  # noqa: F81
     code, _, err = submit(capsys, "prepare", "d.yaml")
     assert code == 5
     assert "does not exist" in err
+
+
+@pytest.mark.parametrize("inside", [" ", "\n", "\t", "\x00", "\N{EURO SIGN}"])
+def test_no_token_is_refused_without_a_word_of_it(capsys, folder, job_server, monkeypatch, inside):  # noqa: F811
+    file = folder.parent / "two"
+    file.write_text(f"d5d5d5d5{inside}e6e6e6e6")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    code, _, err = submit(capsys, "prepare", "d.yaml")
+    assert code == 2
+    assert f"what {file} holds is no token" in err
+    assert "d5d5" not in err
+    assert "e6e6" not in err
+    assert job_server.calls == []
 
 
 def test_a_user_without_a_name_and_a_home_submits(capsys, folder, job_server, monkeypatch):  # noqa: F811
