@@ -342,7 +342,7 @@ def _close_or_make(file: Path) -> None:
     if not file.exists():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as out:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(secrets.token_hex(32))
     elif not file.is_file():  # a folder that others need would be closed to them
         raise OSError("that is no plain file")
@@ -378,7 +378,7 @@ def _all_joined() -> bool:
     import ray
 
     try:
-        provider = yaml.safe_load(_bootstrap_file().read_text())["provider"]
+        provider = yaml.safe_load(_bootstrap_file().read_text(encoding="utf-8"))["provider"]
         named = 1 + len(provider["worker_ips"]) if provider["type"] == "local" else None
     except (OSError, yaml.YAMLError, LookupError, TypeError):
         return False
