@@ -54,7 +54,7 @@ def chaos(
 
     Raises:
         RequestError: settings of another kind, unknown faults, a scratch folder that holds something.
-        ServiceError: this system does not show its processes.
+        ServiceError: this system does not show its processes, or the scratch folder cannot be written.
         RaypipeError: the undisturbed run failed.
     """
     if not (sys.platform == "linux" and Path("/proc/self/environ").exists()):
@@ -90,11 +90,15 @@ def _scratch(out: str | None) -> Iterator[Path]:
     if "://" in out:
         raise RequestError(f"the scratch folder {out} is not on this machine", "give --out a local folder")
     folder = Path(out).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(
-            f"{folder} is not empty; chaos touches nothing that is there", "give --out a new folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RequestError(
+                f"{folder} is not empty; chaos touches nothing that is there", "give --out a new folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        remedy = "free space there, or give --out another folder"
+        raise ServiceError(f"cannot write {folder}: {fault.strerror or fault}", remedy) from fault
     yield folder
 
 

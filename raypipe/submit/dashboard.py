@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from raypipe.errors import RequestError, ServiceError
 
@@ -50,10 +50,12 @@ def address_of(given: str | None) -> str:
     source, address = next(
         ((n, a) for n, a in {"--address": given, **named}.items() if a), ("", DEFAULT_ADDRESS)
     )
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = _parts_of(address)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        why = ", whose host or port is none" if parts is None else ""
         raise RequestError(
-            f"{source} is '{address}'; a job is submitted to the dashboard's address, which begins with http://",
+            f"{source} is '{address}'{why}; a job is submitted to the dashboard's address, which begins with "
+            "http://",
             f"--address {DEFAULT_ADDRESS}, as ray dashboard cluster.yaml opens it",
         )
     if parts.username or parts.password or parts.query:
@@ -62,6 +64,15 @@ def address_of(given: str | None) -> str:
             "give the bare address; the token is read from RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token",
         )
     return address.rstrip("/")
+
+
+def _parts_of(address: str) -> SplitResult | None:
+    """An address in its parts; None where its host or port is none."""
+    try:
+        parts = urlsplit(address)
+        return parts if parts.port is None or parts.port else None
+    except ValueError:
+        return None
 
 
 def token() -> tuple[str | None, str]:

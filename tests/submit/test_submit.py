@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from raypipe import cli
-from raypipe.errors import ServiceError
 from raypipe.submit import follow, run
-from raypipe.submit.dashboard import Dashboard, Refused, token
+from raypipe.submit.dashboard import Dashboard, token
 from tests.support.job_server import JobServer, Planned, job_server  # noqa: F401 - a fixture
 
 DATASET = "name: d\ndata_root: /shared/data\nannotations: [a.json]\nout: /shared/prepared/d\n"
@@ -319,31 +318,6 @@ def test_a_job_that_the_cluster_forgot(capsys, folder, job_server):  # noqa: F81
     code, _, err = submit(capsys, "prepare", "d.yaml")
     assert code == 5
     assert "does not exist" in err
-
-
-@pytest.mark.parametrize(
-    ("token", "said"), [("its own", "does not exist"), ("another", "asks for its token")]
-)
-def test_a_log_that_is_refused_is_not_a_lost_connection(job_server, token, said):  # noqa: F811
-    if token == "another":
-        job_server.token = "e5" * 32
-    told: list[str] = []
-    pace = follow.Pace(first=0.01, longest=0.02, patience=0.2)
-    with pytest.raises(Refused, match=said):
-        follow.follow(
-            Dashboard(job_server.address), "raypipe-gone-1", follow.Log(told.append), told.append, pace
-        )
-    assert told == []
-
-
-@pytest.mark.parametrize("answer", ["{}", "null", "[1]", '"x"'])
-@pytest.mark.parametrize("asked", ["jobs", "job", "log"])
-def test_another_servers_json_is_no_dashboards(job_server, asked, answer):  # noqa: F811
-    path = {"jobs": "/api/jobs/", "job": "/api/jobs/a", "log": "/api/jobs/a/logs"}[asked]
-    job_server.refuse = {f"GET {path}": [(200, answer)]}
-    cluster = Dashboard(job_server.address)
-    with pytest.raises(ServiceError, match="is no Ray dashboard"):
-        cluster.jobs() if asked == "jobs" else getattr(cluster, asked)("a")
 
 
 @pytest.mark.parametrize("inside", [" ", "\n", "\t", "\x00", "\N{EURO SIGN}"])
