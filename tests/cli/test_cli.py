@@ -166,6 +166,26 @@ def test_parsing(argv, words, settings, flags):
     assert (request.words, request.settings, request.flags) == (words, settings, flags)
 
 
+@pytest.mark.parametrize(
+    ("argv", "words", "settings", "flags"),
+    [
+        (["logs", "/r", "--all"], ["logs", "/r"], [], {"all"}),
+        (["logs", "--all", "/r"], ["logs", "/r"], [], {"all"}),
+        (["--detach", "logs", "--follow", "/r"], ["logs", "/r"], [], {"detach", "follow"}),
+        (
+            ["logs", "/r", "--no-wait", "--address", "h", "--all"],
+            ["logs", "/r"],
+            ["address=h"],
+            {"all", "no_wait"},
+        ),
+        (["status", "--all", "/r"], ["status"], ["all=/r"], set()),
+    ],
+)
+def test_submit_takes_the_flags_of_its_verb(argv, words, settings, flags):
+    request = parse(argv, "submit")
+    assert (request.words, request.settings, request.flags) == (words, settings, flags)
+
+
 def test_of_several_values_the_last_counts():
     request = parse(["--out", "a", "out=b", "json=c"])
     assert request.take("out") == "b"
