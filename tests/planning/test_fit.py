@@ -218,3 +218,16 @@ def test_the_limit_of_all_types_together_counts(tmp_path):
     assert "max_workers is 2" in workers.reason
     (tasks, more), _ = placed([Ask("worker", 2, 2, 8, 1), Ask("task", 1, 1, 4, 0)], found)
     assert (tasks.ok, more.ok) == (True, True)  # the head is there beside them
+
+
+def test_nobody_counts_more_gpus_than_processes_of_a_node():
+    for gpus in (1e30, float("inf")):
+        assert fit(Ask("worker", 8, 8, 0, 1), on(Kind("odd", 1, 1, 96.0, gpus))).held == 8
+
+
+def test_a_price_file_holds_finite_numbers(tmp_path):
+    file = tmp_path / "prices.yaml"
+    for name in ("usd_per_hour", "cpus", "memory_gib"):
+        file.write_text(f"as_of: 2026-01-01\nmachines: {{a: {{{name}: .inf}}}}")
+        with pytest.raises(RequestError, match=f"{name}.* finite"):
+            read_prices(str(file))
