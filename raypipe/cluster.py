@@ -57,7 +57,7 @@ def connected(*, quiet: bool = False, dashboard: bool = True) -> Iterator[None]:
         quiet: keep the log lines of Ray and of its workers out of this terminal.
 
     Raises:
-        RequestError: RAY_ADDRESS is the address of a dashboard.
+        RequestError: RAY_ADDRESS is the address of a dashboard; RAY_AUTH_TOKEN_PATH cannot be a file.
         ServiceError: Ray cannot be reached or started.
     """
     for name, value in _ENVIRONMENT.items():
@@ -326,14 +326,29 @@ def _turn_on_authentication() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
-    with contextlib.suppress(OSError):  # Ray itself writes it readable for all
-        file.chmod(0o600)
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    place = named or "~/.ray/auth_token"
+    try:
+        _close_or_make(Path(place).expanduser())
+    except (OSError, RuntimeError) as fault:  # RuntimeError: ~ of nobody
+        said = f"Ray's token cannot be in {place} ({getattr(fault, 'strerror', None) or fault})"
+        if named:
+            remedy = "name a file in a folder of yours, there or to be made; unset it for ~/.ray/auth_token"
+            raise RequestError(f"RAY_AUTH_TOKEN_PATH: {said}", remedy) from None
+        raise ServiceError(said, "export RAY_AUTH_TOKEN_PATH=FILE, which may be new") from None
+
+
+def _close_or_make(file: Path) -> None:
     if not file.exists():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as out:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(secrets.token_hex(32))
+    elif not file.is_file():  # a folder that others need would be closed to them
+        raise OSError("that is no plain file")
+    else:
+        with contextlib.suppress(OSError):  # Ray itself writes it readable for all
+            file.chmod(0o600)
 
 
 def _close_session_folder(folder: str | None) -> None:
@@ -363,7 +378,7 @@ def _all_joined() -> bool:
     import ray
 
     try:
-        provider = yaml.safe_load(_bootstrap_file().read_text())["provider"]
+        provider = yaml.safe_load(_bootstrap_file().read_text(encoding="utf-8"))["provider"]
         named = 1 + len(provider["worker_ips"]) if provider["type"] == "local" else None
     except (OSError, yaml.YAMLError, LookupError, TypeError):
         return False

@@ -34,8 +34,12 @@ class Command:
         """The command that continues; of a submitted job the ways to submit it again."""
         if not submission_id():
             return [self.line]
-        name = PurePosixPath(self.script).stem
-        ours = ["raypipe", "submit", *([name, *self.given] if self.script else self.argv)]
+        ours = ["raypipe", "submit", *self.argv]
+        if (
+            self.script and self.argv[1:] != self.given
+        ):  # the script took the yaml beside it, by its full path
+            beside = str(PurePosixPath(self.script).with_suffix(".yaml"))
+            ours = ["raypipe", "submit", self.verb, beside, *self.given]
         rays = ["ray", "job", "submit", "--working-dir", ".", "--"]
         return [shlex.join(ours), shlex.join(rays) + " " + self.line]
 

@@ -271,7 +271,7 @@ def _is_name(name: str) -> bool:
 
 def _read_record(file: Path) -> Listing:
     try:
-        body: Any = json.loads(file.read_text())
+        body: Any = json.loads(file.read_text(encoding="utf-8"))
         return {name: FileState(int(size), str(stamp)) for name, (size, stamp) in body.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

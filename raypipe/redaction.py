@@ -51,7 +51,7 @@ def hide_of_environment(environ: Mapping[str, str] = os.environ) -> None:
             hide(value)
     token = environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
     with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):
-        hide(Path(token).expanduser().read_text().strip())
+        hide(Path(token).expanduser().read_text(encoding="utf-8").strip())
 
 
 def redact(text: str) -> str:

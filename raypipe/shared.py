@@ -69,10 +69,10 @@ def _look(one: Look, root: str) -> Answer:
         return Answer()
     marker = root + one.seen[0]
     try:
-        if Path(marker).read_text() != one.content:
+        if Path(marker).read_text(encoding="utf-8") != one.content:
             return Answer("another folder is there")
         reply = f"{one.seen[0]}-{uuid.uuid4().hex}"
-        Path(root + reply).write_text(one.content)
+        Path(root + reply).write_text(one.content, encoding="utf-8")
     except OSError as fault:
         return Answer(f"{fault.strerror or fault}")
     return Answer(reply=reply)
@@ -123,7 +123,7 @@ def _to_write(path: str) -> Iterator[Look]:
 def _put(file: str, content: str) -> None:
     """Writes a file of the driver; nothing is left where that fails."""
     try:
-        Path(file).write_text(content)
+        Path(file).write_text(content, encoding="utf-8")
     except OSError as fault:
         with contextlib.suppress(OSError):
             os.unlink(file)

@@ -78,6 +78,8 @@ def case_of(
     if "eval_root" in keys or "benchmarks" in keys:
         settings = load(EvaluateSettings, config, overrides)
         return _evaluation(settings, scratch, sample or SAMPLES["evaluate"], judge_url)
+    if config is None:
+        raise RequestError("which settings? no yaml file is named", "raypipe chaos CONFIG.yaml --seed 1")
     raise RequestError(
         f"chaos takes the settings of a dataset, a stage or an evaluation, {config} is of another kind",
         "a search is a stage many times: name the stage's yaml",
@@ -86,7 +88,9 @@ def case_of(
 
 def write(settings: Settings, file: Path) -> str:
     """Settings as a file of their own; JSON is YAML."""
-    file.write_text(json.dumps(settings.model_dump(mode="json", exclude_unset=False), indent=1))
+    file.write_text(
+        json.dumps(settings.model_dump(mode="json", exclude_unset=False), indent=1), encoding="utf-8"
+    )
     return str(file)
 
 

@@ -97,4 +97,4 @@ def _everyone() -> Iterable[Seen]:
 
 def _state(folder: Path) -> list[str]:
     """The fields of /proc/PID/stat from the state on; the command before them may hold anything."""
-    return (folder / "stat").read_text().rpartition(")")[2].split()
+    return (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -87,8 +87,9 @@ def _checks(
     if verb == "train":
         yield _losses(clean.losses, disturbed.losses, exact)
         same = clean.samples == disturbed.samples
-        said = f"{len(disturbed.samples)} samples"
-        yield Check("the same samples in the same order, each counted once", same and bool(said), said)
+        counted = len(disturbed.samples)
+        named = "the same samples in the same order, each counted once"
+        yield Check(named, same and counted > 0, f"{counted} samples")
     damage = "; ".join(disturbed.damage[:SHOWN]) or "no damage"
     yield Check("verify finds nothing", not disturbed.damage and not clean.damage, damage)
 

@@ -54,7 +54,7 @@ def chaos(
 
     Raises:
         RequestError: settings of another kind, unknown faults, a scratch folder that holds something.
-        ServiceError: this system does not show its processes.
+        ServiceError: this system does not show its processes, or the scratch folder cannot be written.
         RaypipeError: the undisturbed run failed.
     """
     if not (sys.platform == "linux" and Path("/proc/self/environ").exists()):
@@ -90,11 +90,15 @@ def _scratch(out: str | None) -> Iterator[Path]:
     if "://" in out:
         raise RequestError(f"the scratch folder {out} is not on this machine", "give --out a local folder")
     folder = Path(out).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(
-            f"{folder} is not empty; chaos touches nothing that is there", "give --out a new folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RequestError(
+                f"{folder} is not empty; chaos touches nothing that is there", "give --out a new folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        remedy = "free space there, or give --out another folder"
+        raise ServiceError(f"cannot write {folder}: {fault.strerror or fault}", remedy) from fault
     yield folder
 
 
@@ -204,7 +208,7 @@ class _Chaos:
         return twice
 
     def _last_words(self) -> str:
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in _lines(self._log) if line.strip()]
         said = [line for line in lines if line.startswith("error: ")] or lines
         return said[-1][:300].removeprefix("error: ") if said else "it said nothing"
 
@@ -220,9 +224,13 @@ def _steps_again(case: Case, killed_from: list[int]) -> int:
     return sum(max(0, seen - at) for seen, at in zip(killed_from, went_on, strict=False))
 
 
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
 def _ended(said: str, log: Path, code: int) -> RaypipeError:
     """With the next step that the command itself named last."""
-    named = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("  try: ")]
+    named = [line for line in _lines(log) if line.startswith("  try: ")]
     advice = f"{named[-1][:300].removeprefix('  try: ')}; " if named else ""
     fault = RaypipeError(said, f"{advice}see {log}")
     fault.exit_code = code if code in (1, 2, 4, 5, 6) else 1

@@ -21,6 +21,10 @@ from raypipe.errors import nearest
 RAY, EC2, WORD = "ray-schema", "ec2-model", "ec2-word"
 NOT_EC2 = ("SubnetIds",)  # Ray's own word; it picks one of them and takes the key away
 CHOSEN_BY_RAY = {"MinCount": 1, "MaxCount": 1}
+RUN_INSTANCES = "compare with cluster.yaml; docs.aws.amazon.com: RunInstances of the EC2 API"
+COMPARE = (
+    "compare with cluster.yaml or cluster/on_premise.yaml; docs.ray.io: Cluster YAML configuration options"
+)
 
 
 def ray_version() -> str:
@@ -52,7 +56,7 @@ def ray_findings(file: ClusterFile) -> list[Finding]:
     except jsonschema.ValidationError as fault:
         unknown = re.search(r"'([^']+)' (?:was|were) unexpected", fault.message)
         place: Place = tuple(p if isinstance(p, int) else str(p) for p in fault.absolute_path)
-        fix = "docs.ray.io: Cluster YAML configuration options"
+        fix = COMPARE
         if unknown:
             place = (*place, unknown[1])
             fix = nearest(unknown[1], fault.schema.get("properties", {}))
@@ -60,8 +64,29 @@ def ray_findings(file: ClusterFile) -> list[Finding]:
         return [at._replace(place=place).finding(RAY, Severity.FAIL, text, fix)]
     except Exception as fault:  # Ray raises what it happens on: KeyError, AssertionError, its own
         text = " ".join(str(fault).split()) or _last_line(said.getvalue()) or type(fault).__name__
-        return [at.finding(RAY, Severity.FAIL, f"Ray: {text[:300]}", "")]
+        place, fix = _cause(file.documents[0])
+        return [at._replace(place=place).finding(RAY, Severity.FAIL, f"Ray: {text[:300]}", fix)]
     return []
+
+
+def _cause(document: dict[str, Any]) -> tuple[Place, str]:
+    """Where to look, and for what, when Ray names neither a place nor a remedy."""
+    from ray.autoscaler._private.providers import _NODE_PROVIDERS
+
+    provider = document.get("provider")
+    kind = provider.get("type") if isinstance(provider, dict) else None
+    if isinstance(kind, str) and kind not in _NODE_PROVIDERS:
+        return ("provider", "type"), nearest(kind, _NODE_PROVIDERS, shown=4)
+    for key, value in document.items():  # `key:` with nothing behind it takes Ray's default away
+        if value is None:
+            return (str(key),), f"give {key} a value, or take the line out"
+        for inner, held in value.items() if key == "file_mounts" and isinstance(value, dict) else ():
+            if held is None:
+                return (
+                    str(key),
+                    str(inner),
+                ), f"say which file or folder of this machine {inner} is, or take it out"
+    return (), COMPARE
 
 
 @contextlib.contextmanager
@@ -130,7 +155,7 @@ def _ec2_finding(at: At, line: str) -> Finding:
         said = f"EC2 knows no {unknown[2]}"
         return at._replace(place=(*place, unknown[2])).finding(EC2, Severity.FAIL, said, fix)
     said, _, fix = line.partition(", valid ")
-    return at._replace(place=place).finding(EC2, Severity.FAIL, f"EC2: {said[:300]}", fix)
+    return at._replace(place=place).finding(EC2, Severity.FAIL, f"EC2: {said[:300]}", fix or RUN_INSTANCES)
 
 
 def _enums(value: Any, shape: Any, place: Place) -> Iterator[tuple[Place, str, str]]:

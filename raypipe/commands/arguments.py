@@ -9,6 +9,8 @@ from raypipe.cli import Request, show
 from raypipe.errors import RequestError
 from raypipe.settings import local
 
+MOST_DIGITS = 18  # of a number that is typed: more are a slip, and Python refuses thousands
+
 
 def show_scores(result: dict[str, Any], out: str, as_json: bool) -> None:
     from raypipe.report.listing import evaluation_text
@@ -30,8 +32,9 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def whole_number(name: str, text: str | None) -> int:
-    if text is None or not text.isdecimal() or int(text) < 1:
-        raise RequestError(f"{name}={text} is not a whole number of at least 1", f"{name}=3, for example")
+    if text is None or not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
+        shown = text if text is None or len(text) <= MOST_DIGITS else f"{text[:8]}..."
+        raise RequestError(f"{name}={shown} is not a whole number of at least 1", f"{name}=3, for example")
     return int(text)
 
 

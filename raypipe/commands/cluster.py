@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.cli import VERBS, Request, show
-from raypipe.commands.arguments import one_word, whole_number
+from raypipe.commands.arguments import MOST_DIGITS, one_word, whole_number
 from raypipe.errors import RaypipeError, RequestError, nearest
 from raypipe.redaction import redact
 from raypipe.settings import local
@@ -75,7 +75,7 @@ def logs(request: Request) -> int:
         return 0
     for start in found:
         if len(found) > 1:
-            print(f"start {start['start']}: {start.get('command', '')}")
+            print(f"start {start['start']}: {start['command'] or 'its record does not tell the command'}")
         sys.stdout.write(start["text"])
     return 0
 
@@ -125,9 +125,10 @@ def chaos(request: Request) -> int:
     from raypipe.chaos.run import exit_code, render
 
     out, faults, sample, seed = (request.take(name) for name in ("out", "faults", "sample", "seed"))
-    if seed is None or not seed.isdecimal():
+    if seed is None or not seed.isdecimal() or len(seed) > MOST_DIGITS:
         raise RequestError(
-            "chaos needs --seed N, a whole number: the same one does the same harm at the same places",
+            f"chaos needs --seed N, a whole number of at most {MOST_DIGITS} digits: the same one does the "
+            "same harm at the same places",
             "raypipe chaos CONFIG --seed 1",
         )
     result = run(

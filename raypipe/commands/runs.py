@@ -48,10 +48,12 @@ def demo(request: Request) -> int:
 
 def prepare(request: Request) -> int:
     from raypipe.cluster import connected
+    from raypipe.prepare.read import Annotations
     from raypipe.prepare.run import prepare as run
 
     settings = load(DatasetSettings, request.yaml(), request.settings)
     _draw_if_asked(settings)
+    Annotations(settings)  # nobody waits for a cluster to hear that a file is not there
     with connected(quiet=True, dashboard=wants_dashboard()), _recorded(request, settings.out):
         try:
             with Step(f"prepare {settings.name}") as step:

@@ -291,7 +291,7 @@ def draw(root: Path, settings: DrawSettings = DrawSettings(), progress: Progress
     stamp = {"format": FORMAT, "settings": asdict(settings), "clips": clips, "images": images}
     stamp_path = root / "drawn.json"
     try:
-        if json.loads(stamp_path.read_text()) == stamp:
+        if json.loads(stamp_path.read_text(encoding="utf-8")) == stamp:
             return root
     except (FileNotFoundError, json.JSONDecodeError):
         pass

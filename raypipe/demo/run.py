@@ -102,7 +102,7 @@ def _make_untrained(root: Path) -> None:
     texts = [f" {t.system} USER: ASSISTANT:" for t in TEMPLATES.values()] * 8
     for files in config.ANNOTATIONS.values():
         for file in files:
-            records = json.loads((root / "data" / "DATA_ROOT" / file).read_text())
+            records = json.loads((root / "data" / "DATA_ROOT" / file).read_text(encoding="utf-8"))
             texts += [f" {turn['value']}" for record in records for turn in record["conversations"]]
     data = config.dataset(root, "finetune")
     card = Card(sampling=data.sampling, rendition=data.rendition)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +22,12 @@ SKEW_S = 60.0
 SUMMARY = 64 << 20  # bytes; of a node it is some 10 kB, with many workers 100
 FULL, LEAST_DISK = 95.0, 10 * GIB  # percent; bytes
 DANGER = "whoever has it can run code on your cluster"
+ELSEWHERE = "export RAY_AUTH_TOKEN_PATH=FILE, which may be new, in a folder of yours"
 
 
 def token_file(host: Host) -> str:
-    return host.environ.get("RAY_AUTH_TOKEN_PATH") or f"{host.home()}/.ray/auth_token"
+    named = host.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    return f"{host.home()}{named[1:]}" if named.startswith("~/") else named
 
 
 def token(host: Host, _: Asked) -> Iterator[Finding]:
@@ -36,16 +40,24 @@ def token(host: Host, _: Asked) -> Iterator[Finding]:
         )
         return
     mode = host.mode(file)
-    if mode is None:
+    if mode is None and host.writable(os.path.dirname(file)):
         yield ok("Ray token", f"none yet; raypipe makes {file}, closed to others")
+    elif mode is None:
+        yield fail("Ray token", f"{file} is not there and cannot be made", ELSEWHERE)
+    elif not host.plain(file):
+        yield fail("Ray token", f"{file} is no plain file", ELSEWHERE)
     elif mode & 0o077:
-        yield fail("Ray token", f"{file} has mode {mode:04o}", f"chmod 600 {file}: {DANGER}")
+        yield fail("Ray token", f"{file} has mode {mode:04o}", f"chmod 600 {shlex.quote(file)} ({DANGER})")
     elif not (host.read(file) or "").strip():
-        yield fail(
-            "Ray token", f"{file} is empty or cannot be read", f"rm {file}; ray get-auth-token --generate"
-        )
+        yield fail("Ray token", f"{file} is empty or cannot be read", _new_token(host, file))
     else:
         yield ok("Ray token", f"{file}, closed to others")
+
+
+def _new_token(host: Host, file: str) -> str:
+    if host.environ.get("RAY_AUTH_TOKEN_PATH"):  # Ray's command writes to its own place and no other
+        return f"rm {shlex.quote(file)}, and raypipe makes a new one; a running cluster's is copied there"
+    return f"rm {shlex.quote(file)}; (umask 077; ray get-auth-token --generate)"
 
 
 def token_folder(host: Host, _: Asked) -> Iterator[Finding]:

@@ -75,6 +75,10 @@ class Host:
         except OSError:
             return None
 
+    def plain(self, path: str) -> bool:
+        """Whether there is a plain file: no folder, pipe or device."""
+        return os.path.isfile(path)
+
     def disk(self, path: str) -> Disk | None:
         """The file system of a folder, or of the nearest one above it that is there."""
         place = Path(path).absolute()

@@ -156,7 +156,7 @@ class Sandbox:
         if self._served >= MOST_MEDIA or self._child is None:
             return True
         try:
-            with open(f"/proc/{self._child.pid}/statm") as status:
+            with open(f"/proc/{self._child.pid}/statm", encoding="utf-8") as status:
                 resident = int(status.read().split()[1]) * resource.getpagesize()
         except (OSError, ValueError, IndexError):
             return False  # no such file system, or the child has ended: the next request will show

@@ -241,7 +241,7 @@ def save_model(loaded: LoadedModel, card: Card, out: Path) -> None:
     known = loaded.tokenizer.token_to_id
     special = next((s for s in SPECIAL_TOKENS if all(known(t) is not None for t in s.values())), {})
     PreTrainedTokenizerFast(tokenizer_object=loaded.tokenizer, **special).save_pretrained(out)
-    (out / CARD).write_text(card.dump())
+    (out / CARD).write_text(card.dump(), encoding="utf-8")
 
 
 @functools.cache

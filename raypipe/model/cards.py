@@ -43,7 +43,7 @@ class Card:
         if not file.exists():
             return cls()
         try:
-            return cls._of(json.loads(file.read_text()))
+            return cls._of(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as fault:
             raise RequestError(f"{file} cannot be read: {str(fault)[:200]}", "fetch it again") from fault
 

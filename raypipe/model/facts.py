@@ -44,7 +44,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
 def cache_bytes_per_token(folder: Path, precision: str) -> int | None:
     """Bytes of keys and values of one token over all layers; None where the configuration does not say."""
     try:
-        config: Any = json.loads((folder / "config.json").read_text())
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config") or config
         heads = text["num_attention_heads"]
         width = text.get("head_dim") or text["hidden_size"] // heads

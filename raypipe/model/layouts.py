@@ -91,7 +91,7 @@ def body_of(folder: Path) -> dict[str, Any]:
         RequestError: it is missing or damaged.
     """
     try:
-        body = json.loads((folder / "config.json").read_text())
+        body = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
         raise RequestError(f"{folder}/config.json cannot be read: {fault}", WHOLE) from fault
     if not isinstance(body, dict):
@@ -109,7 +109,7 @@ def weight_files(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
     if found is None or found.suffix != ".json":
         return [found] if found else []
     try:
-        listed = sorted(set(json.loads(found.read_text())["weight_map"].values()))
+        listed = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
         if not all(isinstance(name, str) and Path(name).name == name for name in listed):
             raise ValueError("it names files of other folders")
     except (ValueError, KeyError, AttributeError, TypeError) as fault:

@@ -80,7 +80,7 @@ def llama_tokenizer(file: Path) -> Tokenizer:
 def _add(tokenizer: Tokenizer, file: Path) -> None:
     """Tokens that were added later, at the ids that their file says."""
     try:
-        listed = sorted(json.loads(file.read_text()).items(), key=lambda item: item[1])
+        listed = sorted(json.loads(file.read_text(encoding="utf-8")).items(), key=lambda item: item[1])
     except (ValueError, AttributeError, TypeError) as fault:
         raise RequestError(f"{file} is no table of added tokens") from fault
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text, _ in listed])

@@ -116,7 +116,9 @@ def _fetch(remote: Remote, folder: Path) -> None:
         with refusals(folder):
             shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
             os.rename(part, folder)
-            _record(folder).write_text(json.dumps({"bytes": remote.bytes, "files": fetched}))
+            _record(folder).write_text(
+                json.dumps({"bytes": remote.bytes, "files": fetched}), encoding="utf-8"
+            )
         done = True
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -190,7 +192,7 @@ def _make_room(remote: Remote, folder: Path) -> None:
                 f"export {GIB}=... with more, or give the model as a folder that all nodes see",
             )
         with refusals(folder):  # counted from now on
-            _record(folder).write_text(json.dumps({"bytes": needed}))
+            _record(folder).write_text(json.dumps({"bytes": needed}), encoding="utf-8")
 
 
 def _remove(folder: Path) -> bool:
@@ -228,7 +230,7 @@ def _record(folder: Path) -> Path:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        body = json.loads(_record(folder).read_text())
+        body = json.loads(_record(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return body if isinstance(body, dict) else {}

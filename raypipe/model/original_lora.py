@@ -76,7 +76,7 @@ def _ours(key: str) -> str:
 
 def _config(folder: Path, targets: list[str]) -> LoraConfig:
     try:
-        body = json.loads((folder / "adapter_config.json").read_text())
+        body = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         rank, alpha, dropout = int(body["r"]), body["lora_alpha"], float(body.get("lora_dropout", 0.0))
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise RequestError(f"{folder}/adapter_config.json cannot be read: {fault}") from fault

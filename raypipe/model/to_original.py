@@ -42,7 +42,7 @@ def to_original(loaded: LoadedModel, out: Path, shard_bytes: int = SHARD_BYTES) 
     out.mkdir(parents=True, exist_ok=True)
     dtype = next(loaded.model.parameters()).dtype
     body = _config(config, loaded.card.image_aspect, str(dtype).removeprefix("torch."))
-    (out / "config.json").write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
+    (out / "config.json").write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if adapter:
         _write_adapter(loaded.model, out)
         return
@@ -113,7 +113,7 @@ def _write_adapter(model: Any, out: Path) -> None:
         "target_modules": sorted({key.split(".lora_")[0].rpartition(".")[2] for key in adapter}),
         "task_type": "CAUSAL_LM",
     }
-    (out / "adapter_config.json").write_text(json.dumps(body, indent=2) + "\n")
+    (out / "adapter_config.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
 
 
 def _projector_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -140,7 +140,7 @@ def _write_shards(named: Iterable[tuple[str, torch.Tensor]], out: Path, limit: i
         names = [f"pytorch_model-{n + 1:05d}-of-{len(shards):05d}.bin" for n in range(len(shards))]
         index = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         body = {"metadata": {"total_size": sum(sizes)}, "weight_map": index}
-        (out / "pytorch_model.bin.index.json").write_text(json.dumps(body, indent=2) + "\n")
+        (out / "pytorch_model.bin.index.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
         torch.save({key: tensor.cpu().contiguous() for key, tensor in shard.items()}, out / name)
 

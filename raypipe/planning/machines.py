@@ -123,10 +123,15 @@ def of_file(path: str, prices: PriceFile) -> Machines:
     """Of a file of `ray up` or KubeRay.
 
     Raises:
-        RequestError: it is neither, or it holds no machines.
+        RequestError: it is neither, it holds no machines, or a number of them that cannot be.
     """
     kinds, file = [], read_cluster(path)
     for node in file.node_types:
+        if not 0 <= node.min_nodes <= node.max_nodes and not node.head:
+            raise RequestError(
+                f"{path}: at least {node.min_nodes} and at most {node.max_nodes} nodes of {node.name}",
+                f"correct min_workers and max_workers; raypipe cluster check {path} shows the lines",
+            )
         known = prices.machine(node.instance)
         gpus = node.gpus if node.gpus is not None else float(known.gpus) if known else 0.0
         cpus = node.cpus if node.cpus is not None else known.cpus if known else None

@@ -86,7 +86,7 @@ def read_removal(file: str | None) -> frozenset[str]:
     if file is None:
         return frozenset()
     try:
-        text = Path(local(file)).read_text()
+        text = Path(local(file)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
         why = getattr(fault, "strerror", None) or "not text"
         raise RequestError(

@@ -148,7 +148,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RequestError: missing, unreadable, or not a yaml mapping.
     """
     try:
-        data = yaml.load(path.read_text(), PlainLoader)  # noqa: S506 - a safe loader
+        data = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise RequestError(f"no such settings file: {path}", _near_files(path)) from None
     except (OSError, UnicodeDecodeError) as fault:

@@ -69,9 +69,9 @@ def explain(kind: type[pydantic.BaseModel], fault: pydantic.ValidationError, whe
         of = f"setting '{place}': " if place else ""
         remedy = error.remedy if isinstance(error, Unfit) else f"{page}, which explains '{place or 'it'}'"
         return f"{where}: {of}{error}{got}", remedy
-    wanted, example = _wanted(first)
+    wanted, example = _wanted(first, place)
     remedy = example or f"{page}, which explains '{place}'"
-    return f"{where}: setting '{place}' must be {wanted}{got}", remedy.format(place=place)
+    return f"{where}: setting '{place}' must be {wanted}{got}", remedy
 
 
 def _written(fault: Any) -> tuple[int | str, ...]:
@@ -139,22 +139,22 @@ def _fields_at(kind: Any, loc: tuple[Any, ...]) -> list[str]:
     return list(getattr(kind, "model_fields", {}))
 
 
-def _wanted(fault: Any) -> tuple[str, str]:
-    """What a value must be, and an example; in the example ``{place}`` is the setting's name."""
+def _wanted(fault: Any, place: str) -> tuple[str, str]:
+    """What the value of the setting ``place`` must be, and an example where there is one."""
     kind, context = fault["type"], fault.get("ctx", {})
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         bound = context[name]
         near = bound if kind.endswith("equal") else ""
-        return f"{words} {bound:g}", f"{{place}}={near:g}, for example" if near != "" else ""
+        return f"{words} {bound:g}", f"{place}={near:g}, for example" if near != "" else ""
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'|(\d+)", str(context.get("expected")))
         names = [word or number for word, number in choices]
         return f"one of {', '.join(names)}", nearest(str(fault.get("input")), names)
     if kind.endswith("too_short"):
-        return f"a list of at least {context.get('min_length', 1)}", "name them, such as {place}=[a,b]"
+        return f"a list of at least {context.get('min_length', 1)}", f"name them, such as {place}=[a,b]"
     family = kind.partition("_")[0]
     if family in _KINDS:
         example = {"int": "8", "float": "0.01", "bool": "true"}.get(family)
-        return _KINDS[family], f"{{place}}={example}, for example" if example else ""
+        return _KINDS[family], f"{place}={example}, for example" if example else ""
     return fault["msg"][:1].lower() + fault["msg"][1:], ""

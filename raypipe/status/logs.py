@@ -21,7 +21,10 @@ def logs_of(store: Store, number: int | None, every: bool) -> list[dict[str, Any
     """
     newest = start_of_number(store, number)
     chosen = starts_of(store) if every else [newest]
-    return [{**start.row, "start": start.number, "text": text_of(store, start)} for start in chosen]
+    return [
+        {**start.row, "start": start.number, "command": start.text("command"), "text": text_of(store, start)}
+        for start in chosen
+    ]
 
 
 def follow(store: Store, number: int | None, wait: Callable[[float], None] = time.sleep) -> Iterator[str]:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from raypipe.errors import DamageError
+from raypipe.errors import DamageError, RequestError
 from raypipe.settings import local
 from raypipe.status.progress import progress_of
 from raypipe.store.files import FileState
 from raypipe.store.lease import holder_of
 from raypipe.store.run import COMMIT, Run
-from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, Start, starts_of
+from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, UNREADABLE, Start, starts_of
 from raypipe.store.verify_evaluate import SCORES
 
 UNKNOWN = "not finished"  # and no start has left a record
@@ -30,9 +30,10 @@ def status_of(root: str, at: datetime | None = None) -> dict[str, Any]:
         at: the time that ages are counted from; now unless given.
 
     Returns:
-        ``state`` (running, finished, stopped, failed, died, not finished), ``exit_code`` and ``message`` of
-        the newest start, ``progress`` by what is counted (pairs are done and all), ``starts``, ``again`` (the
-        command that continues, or the ways to submit it), ``typed_in`` (the folder that it was typed in; ""
+        ``state`` (running, finished, stopped, failed, died, not finished), ``exit_code``, ``message`` and
+        ``next`` of the newest start, ``progress`` by what is counted (pairs are done and all), ``starts``
+        (their states also: over budget, unreadable), ``again`` (the command that continues, or the ways to
+        submit it; none after a command that was refused), ``typed_in`` (the folder that it was typed in; ""
         of a job), ``stopped_early`` (a trial that its search gave up), ``seconds`` over all starts, ``size``.
 
     Raises:
@@ -48,6 +49,7 @@ def status_of(root: str, at: datetime | None = None) -> dict[str, Any]:
     state, newest = _state(run, starts, whole, at)
     rows = [_start_row(start, at) for start in starts]
     ended = newest.exit_code if newest else None
+    told = _continuing(starts, newest, at)
     return {
         "run": run.store.root,
         "kind": run.kind,
@@ -58,18 +60,18 @@ def status_of(root: str, at: datetime | None = None) -> dict[str, Any]:
         "exit_code": ended if state != FINISHED else (3 if ended == 3 else 0),
         "message": newest.text("message") if newest else "",
         "next": newest.text("next") if newest else "",
-        "stopping": newest.part("stopping") if newest else {},
+        "stopping": {k: newest.text(k, "stopping") for k in newest.part("stopping")} if newest else {},
         "silent_s": newest.silent_s(at) if newest else None,
-        "holder": None if starts else holder_of(run.store),
+        "holder": holder_of(run.store) if newest is None or newest.state(at) == UNREADABLE else None,
         "progress": progress_of(run, list(files), starts),
-        "said": newest.part("progress").get("said", "") if newest else "",
+        "said": newest.text("said", "progress") if newest else "",
         "totals": _totals(run),
         "checkpoints": _checkpoints(files),
         "begun": rows[0]["begun"] if rows else None,
         "seconds": sum(row["seconds"] for row in rows),
         "starts": rows,
-        "again": list(newest.row.get("again") or []) if newest else [],
-        "typed_in": "" if newest is None or newest.text("submission_id") else newest.text("folder"),
+        "again": told.texts("again") if told else [],
+        "typed_in": "" if told is None or told.text("submission_id") else told.text("folder"),
         "stopped_early": state == UNKNOWN and EARLY in files,
         "size": _sizes(files),
     }
@@ -83,15 +85,22 @@ def _state(run: Run, starts: Sequence[Start], whole: bool, at: datetime) -> tupl
     newest = starts[-1] if starts else None
     if whole:
         return FINISHED, newest
-    if newest is None or not newest.row:
+    state = newest.state(at) if newest else UNREADABLE
+    if state == UNREADABLE:
         holder = holder_of(run.store)
         return (RUNNING if holder and holder["alive"] else UNKNOWN), newest
-    state = newest.state(at)
     return (state if state in (STOPPED, FAILED, DIED) else UNKNOWN), newest
 
 
+def _continuing(starts: Sequence[Start], newest: Start | None, at: datetime) -> Start | None:
+    """The start whose command continues the run: the newest, or the one before a record that is torn."""
+    if newest is not None and newest.state(at) == UNREADABLE:
+        newest = next((start for start in reversed(starts) if start.state(at) != UNREADABLE), newest)
+    return None if newest is None or newest.exit_code == RequestError.exit_code else newest
+
+
 def _start_row(start: Start, at: datetime) -> dict[str, Any]:
-    state, process = start.state(at), start.part("process")
+    state = start.state(at)
     begun, last = start.begun, at if state == RUNNING else start.last_sign
     return {
         "start": start.number,
@@ -104,8 +113,8 @@ def _start_row(start: Start, at: datetime) -> dict[str, Any]:
         "seconds": max(0.0, (last - begun).total_seconds()) if begun and last else 0.0,
         "verb": start.text("verb"),
         "command": start.text("command"),
-        "host": process.get("host", ""),
-        "pid": process.get("pid"),
+        "host": start.text("host", "process"),
+        "pid": start.pid,
         "user": start.text("user"),
         "submission_id": start.text("submission_id"),
         "cluster": start.part("cluster"),

@@ -24,7 +24,7 @@ def progress_of(run: Run, names: Sequence[str], starts: Sequence[Start]) -> Prog
     """Counts by what is counted: a pair is done and all, a single number is only counted."""
     last = next((start for start in reversed(starts) if start.part("progress")), None)
     told = last.part("progress").get("counts") if last else {}
-    told = dict(told) if isinstance(told, dict) else {}
+    told = {k: v for k, v in told.items() if _is_count(k, v)} if isinstance(told, dict) else {}
     if last is not None and last.state() == FAILED:
         told.pop("verdicts", None)  # they were asked for, and what came is not known here
     look: dict[str, Callable[[Run, Sequence[str], Progress], Progress]] = {
@@ -34,6 +34,19 @@ def progress_of(run: Run, names: Sequence[str], starts: Sequence[Start]) -> Prog
         "tune": _tune,
     }
     return look[run.kind](run, names, told) if run.kind in look else dict(told)
+
+
+def _is_count(name: str, value: object) -> bool:
+    """Whether it is what a step says: a number, done and all, or a loss, which may be none."""
+    if not name.isidentifier():
+        return False
+    if isinstance(value, list):
+        return len(value) == 2 and _is_number(value[0]) and (value[1] is None or _is_number(value[1]))
+    return _is_number(value) or (name == "loss" and value is None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _prepare(run: Run, names: Sequence[str], told: Progress) -> Progress:

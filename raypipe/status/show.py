@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from raypipe.errors import printable
-from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, moment
+from raypipe.errors import RequestError, StoppedError, printable
+from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, UNREADABLE, moment
 from raypipe.terminal import duration
 
 WIDTH = 100
 BAD = (FAILED, STOPPED, DIED)
+REFUSED_CODE, STOPPED_CODE = RequestError.exit_code, StoppedError.exit_code
 SHOWN = 6  # starts, the newest
 LABEL = 10
 
@@ -35,23 +36,27 @@ def render(status: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {_bytes(n)}" for name, n in size["parts"].items() if n and name != ".")
     whole = f"{size['files']} files, {_bytes(size['bytes'])}"
     rows.append(("size", whole + (f": {parts}" if parts else "")))
-    if status["state"] == RUNNING:
-        rows.append(("log", f"raypipe logs {status['run']} --follow"))
-    elif status["stopped_early"]:
-        rows.append(("next", "its search took others; the search continues with its own command"))
-    elif status["state"] != FINISHED or failed_since:
-        if failed_since and status["next"]:
-            rows.append(("next", status["next"]))
-        lines = status["again"] or [f"the same raypipe {status['kind']} command again"]
-        if status["typed_in"] and status["typed_in"] != os.getcwd():  # paths of the command may be relative
-            lines = [f"cd {shlex.quote(status['typed_in'])} && {line}" for line in lines]
-        rows += [("continue" if n == 0 else "or", line) for n, line in enumerate(lines)]
-    elif status["next"] and status["exit_code"]:
-        rows.append(("next", status["next"]))
+    rows += _go_on(status, bool(failed_since))
     if status["state"] != RUNNING and status["starts"]:
         rows.append(("log", f"raypipe logs {status['run']}"))
     lines = [head, *(line for label, text in rows for line in _wrapped(label, text))]
     return "\n".join(map(printable, lines))
+
+
+def _go_on(status: Mapping[str, Any], failed_since: bool) -> list[tuple[str, str]]:
+    """What to do now. The next step of a stopped start is the command that continues: not said twice."""
+    if status["state"] == RUNNING:
+        return [("log", f"raypipe logs {status['run']} --follow")]
+    if status["stopped_early"]:
+        return [("next", "its search took others; the search continues with its own command")]
+    ended = status["starts"][-1]["exit_code"] if status["starts"] else None
+    rows = [("next", status["next"])] if status["next"] and ended not in (0, STOPPED_CODE) else []
+    if (status["state"] == FINISHED and not failed_since) or ended == REFUSED_CODE:
+        return rows
+    lines = status["again"] or [f"the same raypipe {status['kind']} command again"]
+    if status["typed_in"] and status["typed_in"] != os.getcwd():  # paths of the command may be relative
+        lines = [f"cd {shlex.quote(status['typed_in'])} && {line}" for line in lines]
+    return rows + [("continue" if n == 0 else "or", line) for n, line in enumerate(lines)]
 
 
 def render_many(found: Sequence[Mapping[str, Any]]) -> str:
@@ -70,35 +75,35 @@ def render_many(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def state_line(status: Mapping[str, Any]) -> str:
-    state, starts = status["state"], status["starts"]
+    state, starts, holder = status["state"], status["starts"], status["holder"] or {}
     newest = starts[-1] if starts else None
-    if state == RUNNING and newest is None:
-        holder = status["holder"] or {}
+    alive = next((row for row in reversed(starts) if row["state"] == RUNNING), None)
+    if state == RUNNING and alive is None:
         return f"running: process {holder.get('pid')} on {holder.get('host')}"
-    if state == RUNNING:
-        alive = next(row for row in reversed(starts) if row["state"] == RUNNING)
-        return f"running: sign of life {duration(status['silent_s'])} ago on {_place(alive)}"
+    if alive is not None:
+        silent = status["silent_s"]
+        sign = "its process is there" if silent is None else f"sign of life {duration(silent)} ago"
+        return f"running: {sign}{_on(alive)}"
+    held = f"; host {holder['host']}, pid {holder['pid']}, held it since {holder['since']}" if holder else ""
     if newest is None:
-        holder = status["holder"]
-        held = (
-            f"; host {holder['host']}, pid {holder['pid']}, held it since {holder['since']}" if holder else ""
-        )
         return "stopped early by its search" if status["stopped_early"] else state + held
+    if newest["state"] == UNREADABLE:
+        return f"{state}; the record of its newest start cannot be read{held}"
     ago = _ago(newest)
     if state == DIED:
-        return (
-            f"died without a word {ago}, last sign of life {clock(newest['last_sign'])} on {_place(newest)}"
-        )
+        last = f"last sign of life {clock(newest['last_sign'])}" if ago else "its record tells not when"
+        return f"died without a word{ago}, {last}{_on(newest)}"
     if state == STOPPED:
         by = status["stopping"].get("signal", "")
         code = "exit code 4" if newest["exit_code"] == 4 else "killed before it could end"
-        return f"stopped{f' by {by}' if by else ''} {ago}, {code}"
+        return f"stopped{f' by {by}' if by else ''}{ago}, {code}"
     if state == FAILED:
-        return f"failed {ago}, exit code {newest['exit_code']}"
+        return f"failed{ago}, exit code {newest['exit_code']}"
     if state == FINISHED and newest["state"] not in (FINISHED, RUNNING):
         code = f"exit code {newest['exit_code']}" if newest["exit_code"] is not None else "no exit code"
-        return f"finished; its newest start ({newest['verb']}): {newest['state']} {ago}, {code}"
-    return f"{state} {ago}" if state == FINISHED else state
+        verb = f" ({newest['verb']})" if newest["verb"] else ""
+        return f"finished; its newest start{verb}: {newest['state']}{ago}, {code}"
+    return f"{state}{ago}" if state == FINISHED else state
 
 
 def far(status: Mapping[str, Any], *, short: bool = False) -> str:
@@ -144,11 +149,17 @@ def clock(text: str) -> str:
 
 def _ago(start: Mapping[str, Any]) -> str:
     found = moment(start["last_sign"])
-    return f"{duration(max(0.0, (datetime.now(UTC) - found).total_seconds()))} ago" if found else ""
+    return f" {duration(max(0.0, (datetime.now(UTC) - found).total_seconds()))} ago" if found else ""
 
 
 def _place(start: Mapping[str, Any]) -> str:
-    return f"{start['host']}, pid {start['pid']}"
+    known = [start["host"], f"pid {start['pid']}" if start["pid"] is not None else ""]
+    return ", ".join(part for part in known if part)
+
+
+def _on(start: Mapping[str, Any]) -> str:
+    place = _place(start)
+    return f" on {place}" if place else ""
 
 
 def _bytes(number: int) -> str:

@@ -65,7 +65,7 @@ def _read(file: Path) -> str:
 
 def _noted(note: Path) -> dict[str, Any]:
     try:
-        body = json.loads(note.read_text())
+        body = json.loads(note.read_text(encoding="utf-8"))
         return body if len(body["digest"]) == LENGTH else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -74,5 +74,5 @@ def _noted(note: Path) -> dict[str, Any]:
 def _note(note: Path, body: dict[str, Any]) -> None:
     temporary = note.with_name(f".{uuid.uuid4().hex}.tmp")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(body))
+        temporary.write_text(json.dumps(body), encoding="utf-8")
         os.replace(temporary, note)

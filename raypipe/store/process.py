@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import os
 import socket
 from dataclasses import dataclass
@@ -37,10 +38,18 @@ class Process:
         return started is not None and (not self.started or started == self.started)
 
 
+def user() -> str:
+    """Whose process this is; "" for a number without a name, as containers have it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
 @functools.cache
 def _here() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
@@ -49,7 +58,7 @@ def _here() -> str:
 def start_of(pid: int) -> str | None:
     """When a process started; "" where the system does not say, None where there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None if os.path.isdir("/proc/self") else _start_without_proc(pid)
     # The command stands in brackets and may hold anything; the state is field 3, the start field 22.

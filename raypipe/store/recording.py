@@ -8,7 +8,6 @@ nothing depends on them: a log that cannot be written is said once, and the run 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import logging
 import os
@@ -32,7 +31,7 @@ from raypipe.errors import RaypipeError
 from raypipe.redaction import hide_of_environment, redact
 from raypipe.settings import local
 from raypipe.store.files import Store
-from raypipe.store.process import Process
+from raypipe.store.process import Process, user
 from raypipe.terminal import heard_by
 
 FOLDER = "logs"
@@ -290,10 +289,6 @@ def _name(number: int, kind: str) -> str:
 
 def _first_record(command: Command) -> dict[str, Any]:
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = ""
-    try:
         ray = version("ray")
     except PackageNotFoundError:
         ray = ""
@@ -303,7 +298,7 @@ def _first_record(command: Command) -> dict[str, Any]:
         "command": redact(command.line),
         "again": [redact(line) for line in command.again()],
         "process": asdict(Process.this()),
-        "user": user,
+        "user": user(),
         "folder": os.getcwd(),
         "software": {"raypipe": __version__, "ray": ray, "python": platform.python_version()},
         "submission_id": submission_id(),

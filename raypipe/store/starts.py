@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,26 +17,30 @@ from raypipe.store.run import SETTINGS
 
 PATIENCE_BEATS = 4  # signs of life that may fail to come, from another host
 
-RUNNING, FINISHED, OVER_BUDGET, STOPPED, FAILED, DIED = (
+RUNNING, FINISHED, OVER_BUDGET, STOPPED, FAILED, DIED, UNREADABLE = (
     "running",
     "finished",
     "over budget",
     "stopped",
     "failed",
     "died",
+    "unreadable",  # its record is torn, or tells neither of an end nor of a life
 )
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start: ``row`` is its record as it was written, parts of it may be missing."""
+    """One start: ``row`` is its record as it was written; what is missing or odd in it counts as not said."""
 
     number: int
     row: Mapping[str, Any]
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, part: str = "") -> str:
+        return _text((self.part(part) if part else self.row).get(name))
+
+    def texts(self, name: str) -> list[str]:
         value = self.row.get(name)
-        return value if isinstance(value, str) else ""
+        return [text for text in map(_text, value) if text] if isinstance(value, list) else []
 
     def part(self, name: str) -> dict[str, Any]:
         value = self.row.get(name)
@@ -52,36 +57,44 @@ class Start:
 
     @property
     def exit_code(self) -> int | None:
-        code = self.row.get("exit_code")
-        return code if isinstance(code, int) else None
+        return _whole(self.row.get("exit_code"))
 
-    def silent_s(self, at: datetime | None = None) -> float:
-        """Seconds since its last sign of life, by the clocks of the two hosts."""
+    @property
+    def pid(self) -> int | None:
+        return _whole(self.part("process").get("pid"))
+
+    def silent_s(self, at: datetime | None = None) -> float | None:
+        """Seconds since its last sign of life, by the clocks of the two hosts; None where it left none."""
         last = self.last_sign
-        return max(0.0, ((at or datetime.now(UTC)) - last).total_seconds()) if last else float("inf")
+        return max(0.0, ((at or datetime.now(UTC)) - last).total_seconds()) if last else None
 
     def state(self, at: datetime | None = None, here: Process | None = None) -> str:
         """RUNNING, or how it ended; of a start on this host its process is asked."""
-        code = self.exit_code
-        if self.text("ended") and code is not None:
+        code, process = self.exit_code, self._process()
+        if code is not None:
             return {0: FINISHED, 3: OVER_BUDGET, 4: STOPPED}.get(code, FAILED)
-        process = self._process()
+        silent = self.silent_s(at)
+        if self.text("ended") or (process is None and silent is None):
+            return UNREADABLE
         if process and process.on_this_host(here or Process.this()):
             alive = process.alive()
         else:
-            beat = self.row.get("beat_s")
-            patience = PATIENCE_BEATS * (beat if isinstance(beat, int | float) else BEAT_S)
-            alive = self.silent_s(at) < patience
+            alive = silent is not None and silent < PATIENCE_BEATS * self._beat_s()
         if alive:
             return RUNNING
         return STOPPED if self.part("stopping") else DIED
 
+    def _beat_s(self) -> float:
+        beat = self.row.get("beat_s")
+        return beat if isinstance(beat, int | float) and beat > 0 else BEAT_S
+
     def _process(self) -> Process | None:
-        row = self.part("process")
-        try:
-            return Process(str(row["host"]), str(row["here"]), int(row["pid"]), str(row["started"]))
-        except (KeyError, TypeError, ValueError):
+        row, pid = self.part("process"), self.pid
+        texts = [row.get(name) for name in ("host", "here", "started")]
+        if pid is None or not all(isinstance(text, str) for text in texts):
             return None
+        host, here, started = map(_text, texts)
+        return Process(host, here, pid, started)
 
 
 def starts_of(store: Store, names: list[str] | None = None) -> list[Start]:
@@ -106,17 +119,15 @@ def start_of_number(store: Store, number: int | None) -> Start:
     """
     if not store.exists(SETTINGS):
         raise RequestError(f"not a run folder: {store.root}", "give the out= folder of a raypipe run")
-    starts = starts_of(store) if number is None else [Start(number, _read(store, number))]
-    if not starts or not starts[-1].row:
-        there = numbers(store.list(FOLDER))
-        said = f"start {number} of {store.root}" if there else f"{store.root} has no logs"
-        remedy = (
-            f"its starts are {there[0]} to {there[-1]}"
-            if there
-            else ("it was made by an older raypipe, or by no verb of the command line")
-        )
-        raise RequestError(f"no such log: {said}" if there else said, remedy)
-    return starts[-1]
+    there = numbers(store.list(FOLDER))
+    if not there:
+        remedy = "it was made by an older raypipe, or by no verb of the command line"
+        raise RequestError(f"{store.root} has no logs", remedy)
+    if number is not None and number not in there:
+        remedy = f"its starts are {there[0]} to {there[-1]}"
+        raise RequestError(f"no such log: start {number} of {store.root}", remedy)
+    chosen = there[-1] if number is None else number
+    return Start(chosen, _read(store, chosen))
 
 
 def moment(text: str) -> datetime | None:
@@ -125,12 +136,30 @@ def moment(text: str) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    try:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except OverflowError:  # the first and the last hours of the calendar, elsewhere
+        return None
 
 
 def _read(store: Store, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(store.read(f"{FOLDER}/{number:04d}.json"))
-    except (FileNotFoundError, ValueError):
+        text = store.read(f"{FOLDER}/{number:04d}.json")
+        value = json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _text(value: object) -> str:
+    """A text that can be printed: JSON can hold halves of characters."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

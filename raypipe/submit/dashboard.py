@@ -8,12 +8,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from raypipe.errors import RequestError, ServiceError
 
@@ -49,10 +50,12 @@ def address_of(given: str | None) -> str:
     source, address = next(
         ((n, a) for n, a in {"--address": given, **named}.items() if a), ("", DEFAULT_ADDRESS)
     )
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = _parts_of(address)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        why = ", whose host or port is none" if parts is None else ""
         raise RequestError(
-            f"{source} is '{address}'; a job is submitted to the dashboard's address, which begins with http://",
+            f"{source} is '{address}'{why}; a job is submitted to the dashboard's address, which begins with "
+            "http://",
             f"--address {DEFAULT_ADDRESS}, as ray dashboard cluster.yaml opens it",
         )
     if parts.username or parts.password or parts.query:
@@ -63,18 +66,35 @@ def address_of(given: str | None) -> str:
     return address.rstrip("/")
 
 
+def _parts_of(address: str) -> SplitResult | None:
+    """An address in its parts; None where its host or port is none."""
+    try:
+        parts = urlsplit(address)
+        return parts if parts.port is None or parts.port else None
+    except ValueError:
+        return None
+
+
 def token() -> tuple[str | None, str]:
     """The cluster's token as Ray's own programs find it, and where it came from.
 
     Raises:
-        RequestError: RAY_AUTH_TOKEN_PATH names a file that cannot be read.
+        RequestError: RAY_AUTH_TOKEN_PATH names a file that cannot be read, or what was found is no token.
     """
+    value, source = _found_token()
+    # No header takes anything else, and the error that says so quotes it.
+    if value is not None and not re.fullmatch("[!-~]+", value):
+        raise RequestError(f"what {source} holds is no token: white space or other than ASCII", _REMEDY)
+    return value, source
+
+
+def _found_token() -> tuple[str | None, str]:
     if value := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return value, "RAY_AUTH_TOKEN"
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named or "~/.ray/auth_token").expanduser()
+    file = Path(os.path.expanduser(named or "~/.ray/auth_token"))  # without a home folder: none, no error
     try:
-        return file.read_text().strip() or None, str(file)
+        return file.read_text(encoding="utf-8").strip() or None, str(file)
     except (OSError, UnicodeDecodeError) as fault:
         if named:
             raise RequestError(f"RAY_AUTH_TOKEN_PATH: cannot read {file}: {fault}", _REMEDY) from None
@@ -121,10 +141,7 @@ class Dashboard:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def ray_version(self) -> str:
-        said = self._json("GET", "/api/version")
-        if not isinstance(said, dict) or "ray_version" not in said:
-            raise ServiceError(f"what answers at {self.address} is no Ray dashboard", TUNNEL)
-        return str(said["ray_version"])
+        return str(self._object("/api/version", "ray_version")["ray_version"])
 
     def asks_for_a_token(self) -> bool:
         """Whether the jobs of this cluster are closed to those without the token."""
@@ -135,13 +152,16 @@ class Dashboard:
         return False
 
     def jobs(self) -> list[dict[str, Any]]:
-        return self._json("GET", "/api/jobs/")
+        said = self._json("/api/jobs/")
+        if not isinstance(said, list) or not all(isinstance(job, dict) for job in said):
+            raise self._stranger()
+        return said
 
     def job(self, submission_id: str) -> dict[str, Any]:
-        return self._json("GET", f"/api/jobs/{quote(submission_id)}")
+        return self._object(f"/api/jobs/{quote(submission_id)}", "submission_id", "status")
 
     def log(self, submission_id: str) -> str:
-        return str(self._json("GET", f"/api/jobs/{quote(submission_id)}/logs")["logs"])
+        return str(self._object(f"/api/jobs/{quote(submission_id)}/logs", "logs")["logs"])
 
     def submit(self, body: dict[str, Any]) -> None:
         self._call("POST", "/api/jobs/", json.dumps(body).encode())
@@ -161,12 +181,22 @@ class Dashboard:
     def put_package(self, uri: str, data: bytes) -> None:
         self._call("PUT", _package_path(uri), data, timeout_s=max(self.timeout_s, 600.0))
 
-    def _json(self, method: str, path: str) -> Any:
-        body = self._call(method, path)
+    def _object(self, path: str, *names: str) -> dict[str, Any]:
+        """An answer that holds these names."""
+        said = self._json(path)
+        if not isinstance(said, dict) or not said.keys() >= set(names):
+            raise self._stranger()
+        return said
+
+    def _json(self, path: str) -> Any:
+        body = self._call("GET", path)
         try:
             return json.loads(body)
         except ValueError:
-            raise ServiceError(f"what answers at {self.address} is no Ray dashboard", TUNNEL) from None
+            raise self._stranger() from None
+
+    def _stranger(self) -> ServiceError:
+        return ServiceError(f"what answers at {self.address} is no Ray dashboard", TUNNEL)
 
     def _call(
         self,

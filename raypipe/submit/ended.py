@@ -91,10 +91,16 @@ def ending(job: dict[str, Any], log: str) -> JobEnd:
         )
     number = -code if code < 0 else code - 128
     if number in signal.valid_signals():
-        name = signal.Signals(number).name
+        name = _signal(number)
         why = ", as the kernel does when memory is out" if name == "SIGKILL" else ""
         return JobEnd(submission_id, status, 1, f"was killed by {name}{why}", again=True)
     return JobEnd(submission_id, status, 1, f"ended with exit code {code}" + (f": {found}" if found else ""))
+
+
+def _signal(number: int) -> str:
+    """What a signal is called; of the real-time ones only the first and the last have a name."""
+    named = number in set(signal.Signals)
+    return signal.Signals(number).name if named else f"signal {number}"
 
 
 def _errors(log: str) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def follow(
     """Shows a job's log until the job has ended; the job as the cluster then tells it.
 
     Raises:
-        ServiceError: no answer for ``pace.patience``, or the cluster no longer knows the job.
+        ServiceError: no answer for ``pace.patience``, or the cluster no longer knows the job or the token.
     """
     pace = pace or Pace()
     pause, lost_at = pace.first, None
@@ -158,6 +158,9 @@ async def _stream(
             finally:
                 waiting.cancel()
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
+        if isinstance(fault, aiohttp.WSServerHandshakeError) and 400 <= fault.status < 500:
+            # The cluster answers, with no: asked about the job itself, it says why.
+            return await asyncio.to_thread(cluster.job, submission_id)
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
         raise Unreachable(f"the way to {cluster.address} is lost ({reason})", TUNNEL) from None
     return await asyncio.to_thread(cluster.job, submission_id)

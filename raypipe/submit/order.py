@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -195,7 +196,10 @@ def _paths_of(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _from_home(text: str) -> str:
     """Paths below this machine's home folder from ``~``: the shell has put the folder's name in its place."""
-    return re.sub(rf"(?<![\w/.~-]){re.escape(str(Path.home()))}(?=/|$)", "~", text)
+    home = os.path.expanduser("~").rstrip("/")
+    if home in ("", "~"):  # a user of a container: every path is below /, and without HOME there is no home
+        return text
+    return re.sub(rf"(?<![\w/.~-]){re.escape(home)}(?=/|$)", "~", text)
 
 
 def _inside(path: str, root: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import platform
 import shlex
 import time
@@ -14,6 +14,7 @@ from typing import Any
 
 from raypipe import __version__
 from raypipe.errors import RequestError, ServiceError, StoppedError
+from raypipe.store.process import user
 from raypipe.submit.dashboard import Busy, Dashboard, Refused, Unreachable
 from raypipe.submit.ended import JobEnd, ending
 from raypipe.submit.follow import ENDED, Log, Pace, follow, wait
@@ -134,7 +135,7 @@ class Submitter:
         if not self.cluster.has_package(uri):
             self.note(f"uploading {len(upload.sizes)} files, {len(data) / 2**20:.1f} MiB")
             self.cluster.put_package(uri, data)
-        by = f"{getpass.getuser()}@{platform.node()}"
+        by = f"{user() or os.getuid()}@{platform.node()}"
         body = {
             "entrypoint": self.order.entrypoint(self.root, self.python),
             "submission_id": submission_id,

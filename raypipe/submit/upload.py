@@ -46,6 +46,7 @@ MADE = (
     ),
 )
 EXCLUDES = [*SECRETS, *DATA, *MADE]
+_LEAVE_OUT = "name it, or the folder that holds it, in .rayignore"
 
 _KEYS = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"
@@ -85,7 +86,8 @@ def chosen(root: Path, limit_mib: int = LIMIT_MIB) -> Upload:
     """The files of a folder that go to the cluster, by Ray's own rules and the patterns here.
 
     Raises:
-        RequestError: too much, too many files, or a file that looks as if it held a key.
+        RequestError: too much, too many files, a file that looks as if it held a key, or one that Ray cannot
+            pack.
     """
     upload = Upload(root, _listed(root))
     if upload.bytes > limit_mib * MIB:
@@ -125,19 +127,61 @@ def _listed(root: Path) -> dict[str, int]:
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
     sizes: dict[str, int] = {}
+    folders: list[Path] = []
 
     def note(path: Path) -> None:
+        name = str(path.relative_to(root))
+        _refuse_unpackable(path, name)
+        if path.is_dir():
+            folders.append(path)
         if not path.is_file():
             return
-        sizes[str(path.relative_to(root))] = path.stat().st_size
+        sizes[name] = path.stat().st_size
         if len(sizes) > MAX_FILES:
             raise RequestError(
                 f"{root} has more than {MAX_FILES} files to upload; most: {_fullest(sizes)}",
                 "start from the folder of your settings, or name what the job does not need in .rayignore",
             )
 
-    _dir_travel(root, [_get_excludes(root, EXCLUDES)], note, _gitignore_counts(), logger=_quiet())
+    try:
+        _dir_travel(root, [_get_excludes(root, EXCLUDES)], note, _gitignore_counts(), logger=_quiet())
+    except OSError as fault:
+        raise RequestError(f"cannot read {fault.filename}: {fault.strerror}", _LEAVE_OUT) from None
+    except (ValueError, IndexError):  # Ray's, of an ignore file that it does not name
+        file, reason = _broken_ignore_file(root, folders)
+        raise RequestError(
+            f"{file} cannot be read as patterns: {reason}",
+            "write it in UTF-8, each line a pattern as git takes them ('!' alone is none)",
+        ) from None
     return sizes
+
+
+def _refuse_unpackable(path: Path, name: str) -> None:
+    """Of what Ray would send: names that no package can hold, and what has no end or waits for a writer."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"the name {name!r} is not UTF-8; nothing was uploaded", f"rename it, or {_LEAVE_OUT}"
+        ) from None
+    if path.is_fifo() or path.is_char_device() or path.is_block_device():
+        raise RequestError(f"{name} is a pipe or a device; nothing was uploaded", _LEAVE_OUT)
+
+
+def _broken_ignore_file(root: Path, folders: list[Path]) -> tuple[str, str]:
+    """The ignore file that ended a walk, which reads those of a folder before it comes into it."""
+    from ray._private.runtime_env.packaging import _get_ignore_file
+
+    inner = (path for folder in folders for path in folder.iterdir() if path.is_dir())
+    for folder in (root, *inner):
+        for name in (".gitignore", ".rayignore"):
+            try:
+                _get_ignore_file(folder, name)
+            except UnicodeDecodeError:
+                return str((folder / name).relative_to(root)), "it is not UTF-8"
+            except (ValueError, IndexError):
+                return str((folder / name).relative_to(root)), "a line is no pattern"
+    return "an ignore file", "it has changed meanwhile"
 
 
 def _quiet() -> logging.Logger:

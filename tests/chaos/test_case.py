@@ -144,6 +144,15 @@ def test_a_scratch_folder_that_holds_something_is_left_alone(tmp_path):
     assert [kept] == list(kept.parent.iterdir())
 
 
+@pytest.mark.parametrize("out", ["/proc/x", "{}/file/x", "{}/" + "x" * 300])
+def test_a_scratch_folder_that_cannot_be(tmp_path, capsys, out):
+    (tmp_path / "file").write_text("")
+    out = out.format(tmp_path)
+    code = cli.main(["chaos", dataset(tmp_path), "--seed", "1", "--out", out])
+    said = capsys.readouterr().err
+    assert (code, f"error: cannot write {out}: " in said, "--out" in said) == (5, True, True)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -153,6 +162,9 @@ def test_a_scratch_folder_that_holds_something_is_left_alone(tmp_path):
         (["{}", "--seed", "1", "--sample", "0"], "sample=0 is not a whole number"),
         (["{}", "--seed", "1", "nmae=x"], "unknown setting 'nmae'"),
         (["--seed", "1"], "which settings?"),
+        (["--seed", "1", "name=x"], "which settings? no yaml file is named"),
+        (["{}", "--seed", "9" * 5000], "chaos needs --seed N, a whole number of at most 18 digits"),
+        (["{}", "--seed", "1", "--sample", "9" * 5000], "sample=99999999... is not a whole number"),
     ],
 )
 def test_a_wrong_command_line(tmp_path, capsys, argv, said):

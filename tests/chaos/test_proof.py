@@ -70,6 +70,15 @@ def test_both_runs_wrong_in_the_same_way_are_found_by_the_inputs():
     assert "1 lost: d" in found[0]
 
 
+def test_two_runs_without_a_sample_prove_nothing():
+    """A ledger that is empty in both is the same in both."""
+    empty = replace(CLEAN, samples=())
+    failed = [c for c in compare("train", None, empty, empty, True) if not c.held]
+    assert [(c.name.partition(",")[0], c.detail) for c in failed] == [
+        ("the same samples in the same order", "0 samples")
+    ]
+
+
 def test_on_gpus_a_loss_may_be_near():
     assert broken("train", exact=False, losses=(2.0, 1.501, 1.25)) == []
     assert broken("train", exact=False, losses=(2.0, 1.6, 1.25))

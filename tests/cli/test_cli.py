@@ -235,6 +235,16 @@ def test_yaml_that_is_missing(capsys, yaml):
     assert "neither a yaml file nor" in refused(capsys, "prepare", str(yaml), "sampling")
 
 
+@pytest.mark.parametrize(
+    ("there", "said"), [([], "no such data root"), (["data"], "no such annotation file")]
+)
+def test_prepare_looks_for_its_data_before_it_waits_for_a_cluster(capsys, yaml, monkeypatch, there, said):
+    for name in there:
+        _folder(yaml.with_name(name))
+    monkeypatch.setattr("raypipe.cluster.connected", None)
+    assert said in refused(capsys, "prepare", str(yaml))
+
+
 def _folder(path: Path) -> Path:
     path.mkdir()
     return path

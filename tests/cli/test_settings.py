@@ -107,6 +107,26 @@ def test_yes_is_no_number(given, said):
 NAMES = st.text(max_size=12) | st.sampled_from(["(a", "a[b]", "[key]", "literal x", "literal['x']", "", "."])
 
 
+BRACES = st.sampled_from(["{a}", "{", "}", "{}", "{0}", "{place}", "a{b.c}", "{place.x}"])
+STAGE = {"name": "s", "out": "o", "start": {"random": "tiny"}, "mixture": [{"data": "d"}]}
+EVALUATION = {"model": "m", "eval_root": "e", "out": "o"}
+
+
+@hypothesis.given(
+    name=BRACES,
+    where=st.sampled_from(["splits", "rates"]),
+    value=st.sampled_from([[], {}, None, "x", 1, True]),
+)
+def test_a_wrong_value_is_explained_whatever_the_name_it_has(name, where, value):
+    """What the writer called it is no template of ours."""
+    hypothesis.assume(not isinstance(value, {"splits": str, "rates": int}[where]))
+    kind, base = {"splits": (EvaluateSettings, EVALUATION), "rates": (StageSettings, STAGE)}[where]
+    with pytest.raises(RequestError, match="must be") as caught:
+        build(kind, {**base, where: {name: value}}, "a.yaml")
+    assert f"setting '{where}.{name}'" in caught.value.message
+    assert f"{where}.{name}" in caught.value.remedy
+
+
 @hypothesis.given(name=NAMES, group=st.sampled_from(["", "sampling", "limits", "drawn"]))
 def test_an_unknown_name_is_named_whatever_is_in_it(name, group):
     """A key with a bracket in it looks like pydantic's own name for one of a union's choices."""

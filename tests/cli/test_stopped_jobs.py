@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from raypipe import cli
 from raypipe.status.look import status_of
 from raypipe.store.files import Store
 from raypipe.store.starts import starts_of, text_of
 from raypipe.submit.dashboard import Dashboard
+from raypipe.submit.order import STAGES, order
 from tests.support import ROOT
 from tests.support.clips import talk, write_annotations, write_clip
 from tests.support.evaluated import clip_root
@@ -56,6 +58,33 @@ def test_a_job_that_cannot_end_in_time_goes_with_4_and_says_how_to_continue(pati
     assert "raypipe submit benchmarks 'a=b c'" in err
     assert "ray job submit --working-dir . -- python jobs/benchmarks.py 'a=b c'" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["prepare", "evaluate", "tune", "pretrain", "finetune", "finetune_lora"])
+@pytest.mark.parametrize("given", [[], ["out=/shared/a b"]])
+def test_the_line_that_continues_names_the_yaml_beside_the_script(monkeypatch, name, given):
+    """A script of jobs/ takes it where none is named; submit, which is told a verb, does not."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "a"}}))
+    monkeypatch.setattr(sys, "argv", [f"jobs/{name}.py", *given])
+    monkeypatch.setattr(cli, "main", lambda argv, command: command)
+    monkeypatch.chdir(ROOT)
+    verb = "train" if name in STAGES else name
+    ours, rays = cli.job(verb, f"/upload/jobs/{name}.py").again()
+    assert shlex.split(ours)[:2] == ["raypipe", "submit"]
+    request = cli.parse(shlex.split(ours)[2:], "submit")
+    wanted = order(request.words[0], request.words[1:], request.settings, list(cli.VERBS), ROOT)
+    assert (wanted.verb, wanted.arguments) == (verb, (f"jobs/{name}.yaml", *given))
+    assert rays == shlex.join(
+        ["ray", *["job", "submit", "--working-dir", ".", "--"], "python", f"jobs/{name}.py", *given]
+    )
+
+
+def test_the_line_that_continues_a_job_repeats_the_yaml_that_was_named(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "a"}}))
+    monkeypatch.setattr(sys, "argv", ["jobs/tune.py", "jobs/demo_tune.yaml", "trials=2"])
+    monkeypatch.setattr(cli, "main", lambda argv, command: command)
+    again = cli.job("tune", "/upload/jobs/tune.py").again()
+    assert again[0] == "raypipe submit tune jobs/demo_tune.yaml trials=2"
 
 
 @dataclass

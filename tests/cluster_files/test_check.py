@@ -60,7 +60,7 @@ def test_a_planted_weakness_is_found_alone_and_where_it_is(tmp_path: Path, plant
     for found in result["findings"]:
         assert found["file"] == str(here / (plant.policy or plant.file))
         assert found["said"]
-        assert found["fix"] or plant.rule == "ray-schema"
+        assert found["fix"]
         assert 1 <= found["line"] <= len(lines)
     if len(lines) >= len(before) and plant.rule not in ("ray-schema", "kube-structure"):
         added = {i for i, line in enumerate(lines, 1) if line not in before}
@@ -267,6 +267,38 @@ def test_loopback_is_no_weakness_however_it_is_written(tmp_path, start):
     else:
         file.write_text(text.replace(SETUP, f"{SETUP}  - {start}\n"))
     assert check(str(file))[1]["findings"] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "curl -fsSLo i.sh https://host/i.sh && echo 'abc  i.sh' | sha256sum -c && bash i.sh",
+        "wget https://host/a.tgz && tar xf a.tgz && python other.py",
+        "curl -fs http://127.0.0.1:8265/api/version -o v.json",
+        "pip install git+https://git.host/me/repo@0123abc 'b @ git+ssh://git@host/b.git@v1.2'",
+        "pip install -c ~/raypipe_source/constraints.txt boto3",
+        'echo "$RAY_TOKEN_OF_THE_SHELL" > ~/.ray/auth_token && chmod 600 ~/.ray/auth_token',
+        "echo nothing-that-anybody-hides > ~/notes.txt",
+        "chmod -R go-rwx ~/.ray",
+    ],
+)
+def test_what_is_done_with_care_is_no_weakness(tmp_path, command):
+    here = copied(tmp_path)
+    text = (here / AWS).read_text()
+    (here / AWS).write_text(text.replace(SETUP, f"{SETUP}  - >-\n    {command}\n", 1))
+    assert check(str(here / AWS))[1]["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "place"), [("docker", "docker"), ("setup_commands", "setup_commands"), ("auth", "auth")]
+)
+def test_a_key_with_nothing_behind_it_is_named_with_its_fix(tmp_path, key, place):
+    document = yaml.safe_load((REPO / AWS).read_text()) | {key: None}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(document))
+    found = next(f for f in check(str(file))[1]["findings"] if f["rule"] == "ray-schema")
+    assert found["place"] == place
+    assert found["fix"]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,9 @@ class Described(Host):
     def mode(self, path: str) -> int | None:
         return self.modes.get(path)
 
+    def plain(self, path: str) -> bool:
+        return path in self.files
+
     def disk(self, path: str) -> Disk | None:
         return self.disks.get(path, self.disks[""])
 

@@ -1,6 +1,7 @@
 """Kills the demo in its steps and starts it again: nothing is lost, nothing is done twice.
 
-By default in the first, the last and what the seed draws; RAYPIPE_ALL_FAULTS=1 kills it in each.
+By default in the first, the last and what the seed draws. RAYPIPE_ALL_FAULTS=1 kills it in each, and
+compares it with one that nobody killed.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import pytest
 
 from raypipe.store.verify import verify
 from tests.support import ROOT
-from tests.support.kills import points
+from tests.support.kills import ALL, points
 
+STAGES = ("pretrain", "finetune", "lora")
 EVALUATIONS = ("untrained", "trained", "one_frame", "lora")
 # A kill falls when this many files of a kind are there: in prepare, training, evaluation, judging.
 KILLS = [
@@ -65,27 +67,39 @@ def _losses(out: Path, stage: str) -> list[float]:
     return [r["loss"] for r in rows]
 
 
-@pytest.mark.engine
-@pytest.mark.timeout(1100)
-def test_a_demo_killed_in_its_steps_ends_as_an_undisturbed_one(tmp_path):
-    # The same files in the same place: media are stored by names that hold path and time of change, and the
-    # order of training follows storage.
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "demo"
-    _finish(killed)
-    killed.rename(undisturbed)
-    shutil.copytree(undisturbed / "data", killed / "data")
+def _killed(out: Path) -> None:
+    """Kills the demo in its steps, and lets it end; what was committed when a kill fell is not made again."""
     marks: dict[str, int] = {}
     for pattern, count in (KILLS[n - 1] for n in points(len(KILLS), 2)):
-        _kill_at(killed, pattern, count)
-        for file in killed.glob(pattern):  # what was committed when the kill fell
+        _kill_at(out, pattern, count)
+        for file in out.glob(pattern):
             marks[str(file)] = file.stat().st_mtime_ns
-    _finish(killed)
+    _finish(out)
     # Old checkpoints are removed in time, and verdicts are put together in larger files.
     kept = [f for f in marks if "/checkpoints/" not in f and "/verdicts/" not in f]
     assert kept
     assert all(Path(f).stat().st_mtime_ns == marks[f] for f in kept)
-    for stage in ("pretrain", "finetune", "lora"):
-        assert _losses(killed, stage) == _losses(undisturbed, stage)
-    assert _scores(killed) == _scores(undisturbed)
-    for folder in sorted(p.parent for p in killed.glob("*/*/commit.json")):
+    for folder in sorted(p.parent for p in out.glob("*/*/commit.json")):
         assert not verify(str(folder)).damage
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(1100)
+def test_a_demo_killed_in_its_steps_ends_whole(tmp_path):
+    demo = tmp_path / "demo"
+    _killed(demo)
+    assert (demo / "report" / "report.json").exists()
+    for name in EVALUATIONS:
+        assert all(row["share"] == 1.0 for row in _scores(demo)[name]["coverage"].values())
+    for stage in STAGES:
+        _losses(demo, stage)
+    if not ALL:
+        return
+    # The same files in the same place: media are stored by names that hold path and time of change, and the
+    # order of training follows storage.
+    killed, again = demo.rename(tmp_path / "killed"), demo
+    shutil.copytree(killed / "data", again / "data")
+    _finish(again)
+    for stage in STAGES:
+        assert _losses(killed, stage) == _losses(again, stage)
+    assert _scores(killed) == _scores(again)

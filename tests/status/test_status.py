@@ -235,6 +235,9 @@ def test_logs_of_one_start_of_all_and_as_they_come(tmp_path, capsys):
     assert cli.main(["logs", str(out), "--start", "9"]) == 2
     assert "1 to 2" in capsys.readouterr().err
     assert cli.main(["logs", str(out), "--all", "--start", "1"]) == 2
+    for digits in (300, 5000):
+        assert cli.main(["logs", str(out), "--start", "9" * digits]) == 2
+        assert "start=99999999... is not a whole number" in capsys.readouterr().err
 
 
 def test_what_is_said_is_followed_until_the_end_also_where_it_is_cut(tmp_path):

@@ -183,6 +183,22 @@ def test_what_the_shell_made_of_a_tilde_is_the_clusters_home_again(typed, sent, 
     assert _from_home(typed) == sent
 
 
+def nobody(monkeypatch):
+    """A user of a container whom its /etc/passwd does not know."""
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("home", ["/", "//", None])
+@pytest.mark.parametrize("typed", ["out=s3://b/x", "/", "model=/m", "https://h/v1"])
+def test_a_user_without_a_home_of_their_own_means_what_is_typed(typed, home, monkeypatch):
+    nobody(monkeypatch)
+    if home:
+        monkeypatch.setenv("HOME", home)
+    assert _from_home(typed) == typed
+
+
 def test_a_run_below_home_is_one_of_the_cluster(here, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert asked(here, "verify", "/home/me/runs/a").arguments == ("~/runs/a",)

@@ -15,6 +15,7 @@ import pytest
 
 from raypipe import cli
 from raypipe.submit import follow, run
+from raypipe.submit.dashboard import Dashboard, token
 from tests.support.job_server import JobServer, Planned, job_server  # noqa: F401 - a fixture
 
 DATASET = "name: d\ndata_root: /shared/data\nannotations: [a.json]\nout: /shared/prepared/d\n"
@@ -87,6 +88,7 @@ def test_the_exit_code_is_the_verbs_own(capsys, folder, job_server, code):  # no
         ),
         (Planned(status="FAILED", exit_code=-9), 1, "was killed by SIGKILL"),
         (Planned(status="FAILED", exit_code=137), 1, "was killed by SIGKILL"),
+        (Planned(status="FAILED", exit_code=163), 1, "was killed by signal 35"),
         (Planned(status="FAILED", exit_code=127), 5, "could not start its command"),
         (Planned(status="FAILED", exit_code=99), 1, "exit code 99"),
     ],
@@ -164,7 +166,7 @@ def test_a_cluster_that_answers_errors_for_a_while_is_waited_for(capsys, folder,
 
 def test_an_answer_that_was_lost_is_not_a_second_job(capsys, folder, job_server, monkeypatch):  # noqa: F811
     """The first try arrives, its answer does not: the second learns that the name is taken, by itself."""
-    from raypipe.submit.dashboard import Dashboard, Unreachable
+    from raypipe.submit.dashboard import Unreachable
 
     send, lost = Dashboard.submit, []
 
@@ -316,6 +318,36 @@ def test_a_job_that_the_cluster_forgot(capsys, folder, job_server):  # noqa: F81
     code, _, err = submit(capsys, "prepare", "d.yaml")
     assert code == 5
     assert "does not exist" in err
+
+
+@pytest.mark.parametrize("inside", [" ", "\n", "\t", "\x00", "\N{EURO SIGN}"])
+def test_no_token_is_refused_without_a_word_of_it(capsys, folder, job_server, monkeypatch, inside):  # noqa: F811
+    file = folder.parent / "two"
+    file.write_text(f"d5d5d5d5{inside}e6e6e6e6")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    code, _, err = submit(capsys, "prepare", "d.yaml")
+    assert code == 2
+    assert f"what {file} holds is no token" in err
+    assert "d5d5" not in err
+    assert "e6e6" not in err
+    assert job_server.calls == []
+
+
+def test_a_user_without_a_name_and_a_home_submits(capsys, folder, job_server, monkeypatch):  # noqa: F811
+    """As in a container whose user is a bare number; the last try finds no token."""
+
+    def unnamed(*_: object) -> None:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("pwd.getpwuid", unnamed)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    job_server.planned = [Planned()]
+    assert submit(capsys, "prepare", "d.yaml")[0] == 0
+    (job,) = job_server.jobs.values()
+    assert job["metadata"]["raypipe_by"].startswith(f"{os.getuid()}@")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    assert token() == (None, "~/.ray/auth_token")
 
 
 def test_submit_needs_neither_ray_nor_torch_to_refuse(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import zipfile
 from pathlib import Path
 
@@ -145,6 +146,48 @@ def test_a_link_out_of_the_folder_is_weighed_too(tmp_path):
     os.symlink(outside / "big", here / "link")
     with pytest.raises(RequestError, match=r"link/ \(3\.0 MiB\)"):
         chosen(here, limit_mib=2)
+
+
+def test_a_pipe_is_named_and_a_socket_stays(tmp_path, monkeypatch):
+    """Ray would wait for a pipe's writer for ever."""
+    fill(tmp_path, ("a.yaml", "deep/er/x"))
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as at:
+        at.bind("agent")
+    os.mkfifo(tmp_path / "deep/queue")
+    with pytest.raises(RequestError, match=r"deep/queue is a pipe or a device; nothing was uploaded"):
+        chosen(tmp_path)
+    os.unlink(tmp_path / "deep/queue")
+    os.symlink("/dev/zero", tmp_path / "deep/endless")
+    with pytest.raises(RequestError, match=r"deep/endless is a pipe or a device"):
+        chosen(tmp_path)
+    (tmp_path / ".rayignore").write_text("endless\n")
+    assert packed(tmp_path) == {".rayignore", "a.yaml", "deep/er/x"}
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"caf\xe9/a.txt"])
+def test_a_name_that_is_not_utf8_is_named(tmp_path, name):
+    file = tmp_path / os.fsdecode(name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("x")
+    with pytest.raises(RequestError, match=r"'caf.udce9.*' is not UTF-8") as refused:
+        chosen(tmp_path)
+    assert refused.value.render().isascii()
+    (tmp_path / ".rayignore").write_text("caf*\n")
+    assert packed(tmp_path) == {".rayignore"}
+
+
+@pytest.mark.parametrize("file", [".gitignore", "deep/.rayignore", "deep/er/.gitignore", ".venv/.gitignore"])
+@pytest.mark.parametrize(
+    ("text", "reason"), [(b"caf\xe9\n", "it is not UTF-8"), (b"x\n!\n", "a line is no pattern")]
+)
+def test_an_ignore_file_that_is_none_is_named(tmp_path, file, text, reason):
+    fill(tmp_path, ("a.yaml", "deep/er/x", ".venv/x", ".venv/lib/x"))
+    (tmp_path / ".venv/lib/.gitignore").write_bytes(text)  # not reached: another one is at fault
+    (tmp_path / file).write_bytes(text)
+    with pytest.raises(RequestError) as refused:
+        chosen(tmp_path)
+    assert refused.value.message == f"{file} cannot be read as patterns: {reason}"
 
 
 def test_nothing_is_sent_when_the_upload_is_refused(capsys, tmp_path, monkeypatch, job_server):  # noqa: F811

@@ -10,8 +10,10 @@ from raypipe.cluster_files.view import BOTH, HEAD, WORKER, Hit, View
 
 MODE = "RAY_AUTH_MODE"
 TOKEN = f"{MODE}=token before ray start and in docker.run_options; on Kubernetes authOptions: {{mode: token}}"
-CHMOD = re.compile(r"chmod\s[^;&|]*auth_token")
-OWNER_ONLY = re.compile(r"chmod\s+(?:-\S+\s+)*(?:0?[46]00|go=|go-rwx|u=rw,go=|u=r,go=)\s+\S*auth_token")
+CHMOD = re.compile(
+    r"chmod\s[^;&|\n]*(?:auth_token|\.ray/\*)|chmod\s+(?:-\w*R\w*|--recursive)\s[^;&|\n]*\.ray\b[^;&|\n]*"
+)
+OWNER_ONLY = re.compile(r"chmod\s+(?:-\S+\s+)*(?:0?[4-7]00|go=|go-rwx|u=rw,go=|u=r,go=)\s")
 NO_HOST_KEY = re.compile(
     r"StrictHostKeyChecking[= ]\"?(?:no|off|accept-new)\b|UserKnownHostsFile[= ]/dev/null", re.I
 )
@@ -87,10 +89,12 @@ def _not_mounted(view: View) -> Iterator[Hit]:
 
 
 def _mode_bits(view: View) -> Iterator[Hit]:
-    modes = [c for c in view.commands() if CHMOD.search(c.text)]
+    modes = [(c, OWNER_ONLY.match(said)) for c in view.commands() for said in CHMOD.findall(c.text)]
     for remote in _mounts(view):
-        if remote.endswith("auth_token") and not any(OWNER_ONLY.search(c.text) for c in modes):
-            yield modes[0].hit() if modes else view.hit("file_mounts", remote)
+        if remote.endswith("auth_token"):
+            yield from (command.hit() for command, good in modes if not good)  # a good one beside it or not
+            if not modes:
+                yield view.hit("file_mounts", remote)
 
 
 def _host_keys(view: View) -> Iterator[Hit]:

@@ -22,7 +22,39 @@ def _matches(pattern: str) -> Callable[[View], Iterator[Hit]]:
     return look
 
 
+FETCH = re.compile(r"\b(?:curl|wget)\b")
+OWN_HOST = r"127\.|localhost\b|\[::1\]|169\.254\.|metadata\.google\.internal"  # nobody between
+KEPT_AS = re.compile(r"\s(?:-[a-zA-Z]*[oO]\s*|--output[= ]\s*|--output-document[= ]\s*)([^\s-][^\s]*)")
+OF_ADDRESS = re.compile(r"https?://[^\s\"']*/([^\s\"'/?#]+)")
+PROVEN = re.compile(r"\b(?:sha\d*sum|shasum|b2sum|gpg2?|gpgv|cosign|minisign|openssl)\b")
+STEP = re.compile(r"&&|\|\||;|\n")
+
+
+def _fetched_and_run(view: View) -> Iterator[Hit]:
+    """A file that one command fetches and the same or a later one runs, with no check of it between."""
+    fetched: set[str] = set()
+    run = re.compile(rf"(?:^|\s)(?:(?:{SHELL}|source|\.)\s+(?:-\S+\s+)*|(?=\.?/|~/))([^\s\"']+)")
+    for text in view.commands():
+        for step in STEP.split(text.text):
+            if PROVEN.search(step):
+                fetched.clear()
+            elif FETCH.search(step):
+                names = [*KEPT_AS.findall(step), *OF_ADDRESS.findall(step)]
+                fetched |= {name.strip("\"'").rpartition("/")[2] for name in names}
+            elif any(name.rpartition("/")[2] in fetched for name in run.findall(step)):
+                yield text.hit(" ".join(step.split())[:80] + ": fetched before, and not checked")
+
+
+def _piped_or_run(view: View) -> Iterator[Hit]:
+    yield from _piped(view)
+    yield from _fetched_and_run(view)
+
+
 SHELL = r"(?:sudo\s+(?:-\S+\s+)*)?(?:env\s+(?:\S+=\S*\s+)*)?(?:/\S*/)?(?:(?:ba|z|da|k)?sh|python[\d.]*)\b"
+_piped = _matches(
+    rf"(?:curl|wget)\b[^;&|\n]*\|\s*(?:{SHELL})|(?:ba|z)?sh\s+<\(\s*(?:curl|wget)"
+    r"|(?:sh\s+-c|eval)\s+[\"']?(?:\$\(|`)\s*(?:curl|wget)"
+)
 
 RULES = (
     Rule(
@@ -30,10 +62,7 @@ RULES = (
         Severity.FAIL,
         "a page of the web is run as it comes",
         "a package with a pinned version instead; or fetch, check the hash, then run",
-        _matches(
-            rf"(?:curl|wget)\b[^;&|\n]*\|\s*(?:{SHELL})|(?:ba|z)?sh\s+<\(\s*(?:curl|wget)"
-            r"|(?:sh\s+-c|eval)\s+[\"']?(?:\$\(|`)\s*(?:curl|wget)"
-        ),
+        _piped_or_run,
     ),
     Rule(
         "open-to-all-users",
@@ -50,6 +79,7 @@ RULES = (
         _matches(
             r"curl\b[^;&|\n]*\s(?:-\w*k\w*\b|--insecure)|wget\b[^;&|\n]*--no-check-certificate|--trusted-host"
             r"|--(?:extra-)?index-url[= ]http://|-i\s+http://|http\.sslVerify[= ]false|GIT_SSL_NO_VERIFY="
+            rf"|(?:curl|wget)\b[^;&|\n]*[\s\"']http://(?!{OWN_HOST})"
             r"|PYTHONHTTPSVERIFY=0|--allow-unauthenticated|NODE_TLS_REJECT_UNAUTHORIZED=0"
         ),
     ),

@@ -82,9 +82,26 @@ def _words(arguments: str) -> list[str]:
 
 def _loose(word: str) -> bool:
     """A package that pip may take in any version."""
+    if "git+" in word:
+        return _moving_ref(word)
     if " @ " in word:
         return "latest" in word
     return "==" not in word and not word.startswith(("-", ".", "~", "/", "$")) and "/" not in word
+
+
+def _moving_ref(word: str) -> bool:
+    """A repository of which pip takes what its branch is at that time."""
+    path = word.partition("git+")[2].partition("#")[0].partition("://")[2].partition("/")[2]
+    ref = path.rpartition("@")[2] if "@" in path else ""
+    return not ref or bool(MOVING.match(ref))
+
+
+def _shown(word: str) -> str:
+    """A package's name; of an address its last part, since there may be a password before it."""
+    if "git+" not in word:
+        return word.split(" @ ")[0]
+    name, _, address = word.partition("git+")
+    return name.split(" @ ")[0].strip() or address.rstrip("/").rpartition("/")[2]
 
 
 def _runtime_env(text: Text) -> list[str]:
@@ -110,14 +127,12 @@ def _pip(view: View) -> Iterator[Hit]:
             continue
         for arguments in PIP.findall(text.text):
             words = _words(arguments)
-            if any(w.split("=")[0] in PINNED_BY for w in words):
-                continue
+            pinned = any(w.split("=")[0] in PINNED_BY for w in words)  # which says nothing of a repository
             values = {i + 1 for i, w in enumerate(words) if w in WITH_VALUE}
             loose = [w for i, w in enumerate(words) if i not in values and _loose(w)]
+            loose = [w for w in loose if "git+" in w or not pinned]
             if loose:
-                yield text.hit(
-                    f"pip may install any version of {', '.join(w.split(' @ ')[0] for w in loose)}"
-                )
+                yield text.hit(f"pip may install any version of {', '.join(map(_shown, loose))}")
 
 
 RULES = (
@@ -140,7 +155,7 @@ RULES = (
         "pip-unpinned",
         Severity.WARN,
         "pip may install any version",
-        "pip install -c constraints.txt ..., or name==version",
+        "pip install -c constraints.txt ..., name==version, or git+https://...@COMMIT",
         _pip,
     ),
 )

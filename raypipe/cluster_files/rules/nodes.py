@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from raypipe.cluster_files.findings import Rule, Severity
 from raypipe.cluster_files.launcher import is_spot, started_with
+from raypipe.cluster_files.places import Place
 from raypipe.cluster_files.view import HEAD, Hit, View
 
 EFS = re.compile(r"\bfs-[0-9a-f]+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
@@ -74,7 +76,28 @@ def _elsewhere(view: View) -> Iterator[Hit]:
                 yield text.hit(f"the file system is in {found}, the machines are in {region}")
 
 
+def _counts(view: View) -> Iterator[Hit]:
+    if view.kind == "kuberay":
+        return  # its own structure check counts replicas
+    held: list[tuple[Place, dict[str, Any], bool]] = [((), view.config, False)]
+    held += [(("available_node_types", name), declared, head) for name, declared, head in view.node_types()]
+    for place, part, head in held:
+        least, most = (part.get(key) for key in ("min_workers", "max_workers"))
+        for key, count in (("min_workers", least), ("max_workers", most)):
+            if place and isinstance(count, int) and count < 0:  # Ray's own check looks at the one at the top
+                yield view.hit(*place, key, said=f"{key} is {count}, less than none")
+        if isinstance(least, int) and isinstance(most, int) and least > max(0, most) and not head:
+            yield view.hit(*place, "min_workers", said=f"at least {least} nodes, and at most {most}")
+
+
 RULES = (
+    Rule(
+        "node-counts",
+        Severity.FAIL,
+        "a number of nodes that cannot be",
+        "0 <= min_workers <= max_workers",
+        _counts,
+    ),
     Rule(
         "machine-left-out",
         Severity.WARN,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
 from raypipe.cluster_files.findings import Rule, Severity
+from raypipe.cluster_files.places import Place
 from raypipe.cluster_files.view import Hit, View, strings
 
 SHAPES = {  # what secrets of well-known makers look like
@@ -21,6 +23,11 @@ SHAPES = {  # what secrets of well-known makers look like
     "a password": re.compile(r"\b(?:docker|podman)\s+login\b[^;&|]*\s-p[= ]?[^\s$]|\bsshpass\s+-p\s*[^\s$]"),
     "a key": re.compile(r"Authorization:\s*(?:Bearer|Basic|token)\s+[A-Za-z0-9._~+/-]{8}", re.IGNORECASE),
     "a secret of AWS": re.compile(r"\bconfigure\s+set\s+\S*(?:secret_access_key|session_token)\s+[^\s$]"),
+    "a secret": re.compile(
+        r"\b(?:echo|printf)\b[^;&|\n$]*?[\s\"'][A-Za-z0-9+/=_-]{16,}[\"']?\s*(?:>>?|\|\s*(?:sudo\s+)?tee\b)"
+        r"[^;&|\n]*(?:token|secret|passw|credential|\.netrc|\.pgpass|[_.]key)\w*",
+        re.IGNORECASE,
+    ),
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@$]+@"),
 }
 NAME = re.compile(
@@ -53,6 +60,20 @@ SENSITIVE = (
     ".git-credentials",
     ".huggingface",
 )
+NAMED_SO = (  # of a file or folder, wherever it lies
+    *(
+        ".env",
+        ".env.*",
+        "secrets",
+        ".secrets",
+        "credentials",
+        "credentials.json",
+        "application_default_*.json",
+    ),
+    *("*.pem", "*.key", "*.p8", "*.p12", "*.pfx", "*_key", "*_token", "*.token", "id_rsa", "id_ed25519"),
+    *(".netrc", ".pypirc", ".npmrc", ".boto", ".htpasswd", ".git-credentials", "kubeconfig"),
+)
+CLUSTERS_OWN = "auth_token"  # which every node is to have
 
 
 def literal(name: str, value: str) -> bool:
@@ -87,28 +108,33 @@ def _in_file(view: View) -> Iterator[Hit]:
             yield where.hit(f"{name} is written out")
 
 
-def _mounts(view: View) -> Iterator[tuple[str, str]]:
-    mounts = view.config.get("file_mounts")
+def _mounts(view: View) -> Iterator[tuple[Place, str]]:
+    """What travels from this machine, each with its place in the file."""
+    mounts, synced = view.config.get("file_mounts"), view.config.get("cluster_synced_files")
     for remote, local in mounts.items() if isinstance(mounts, dict) else ():
-        yield str(remote), str(local)
+        yield ("file_mounts", str(remote)), str(local)
+    for number, local in enumerate(synced if isinstance(synced, list) else ()):
+        yield ("cluster_synced_files", number), str(local)
 
 
 def _keys_sent(view: View) -> Iterator[Hit]:
-    for remote, local in _mounts(view):
+    for place, local in _mounts(view):
         path = os.path.normpath(local.replace("$HOME", "~"))
         first = path.removeprefix("~/").split("/")[0] if path.startswith("~/") else ""
-        if path in ("~", "/") or first in SENSITIVE:
-            yield view.hit("file_mounts", remote, said=f"{local} goes to every node")
+        steps = [step for step in path.split("/") if step != CLUSTERS_OWN]
+        named = any(fnmatch(step, shape) for step in steps for shape in NAMED_SO)
+        if path in ("~", "/") or first in SENSITIVE or named:
+            yield view.hit(*place, said=f"{local} goes to every node")
 
 
 def _all_sent(view: View) -> Iterator[Hit]:
-    if view.config.get("rsync_exclude") or view.config.get("rsync_filter"):
+    """rsync_exclude names single patterns; what keeps data, keys and runs here is a file like .rayignore."""
+    filters = view.config.get("rsync_filter")
+    if any(str(name).endswith("ignore") for name in (filters if isinstance(filters, list) else ())):
         return
-    for remote, local in _mounts(view):
+    for place, local in _mounts(view):
         if os.path.normpath(local) in (".", "..") or local.endswith("/"):
-            yield view.hit(
-                "file_mounts", remote, said=f"all of {local} goes to every node, keys and data too"
-            )
+            yield view.hit(*place, said=f"all of {local} goes to every node, keys and data too")
 
 
 RULES = (
@@ -122,8 +148,9 @@ RULES = (
     Rule(
         "keys-sent",
         Severity.FAIL,
-        "a folder of keys goes to every node",
-        "give nodes a role (IamInstanceProfile, service account) instead of your keys",
+        "keys go to every node",
+        "give nodes a role (IamInstanceProfile, service account) instead of your keys; what a job needs "
+        "lies on storage that they share, mode 0600",
         _keys_sent,
     ),
     Rule(
