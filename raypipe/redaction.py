@@ -11,8 +11,11 @@ from pathlib import Path
 HIDDEN = "***"
 LEAST_CHARACTERS = 8  # of a value that is hidden by itself; a shorter one would blacken ordinary words
 
+# Logs go through these whole: none may read a stretch of text again and again where it does not match.
 _ADDRESSES = re.compile(
-    r"(?<=://)[^/\s]+@|(?<=[?&])[^=&\s]*(?:key|token|secret|sig|credential)[^=&\s]*=[^&\s]*", re.I
+    r"(?<=://)[^/\s]+@"
+    r"|(?<=[?&])(?=[^=&?\s]*?(?:key|token|secret|sig|credential))[^=&?\s]*+=[^&\s]*",
+    re.I,
 )
 KEYS = (  # what keys look like by themselves; an upload is searched for the same
     r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
@@ -24,6 +27,12 @@ _SHAPES = re.compile(KEYS + r"|(?:(?<=Bearer )|(?i:(?<=authorization: basic )))[
 _ASSIGNED = re.compile(
     r"(?i)((?:api[-_]?key|password|passwd|secret(?:_access)?(?:_key)?|(?:access|auth|session)[-_]?token)['\"]?\s*[=:]\s*['\"]?)"
     r"[^\s'\",;&}]{8,}"
+)
+_USERS = re.compile(  # curl -u name:password; ids in numbers are docker's
+    r"(?<!\S)(-[uU]\s{0,8}|-\w{1,16}[uU]\s{1,8}|--(?:proxy-)?user(?:\s{1,8}|=))"
+    r"(?!\d{1,10}:\d{1,10}(?!\S))"
+    r"(?:'[^':\n]{1,256}:[^'\n]*'?|\"[^\":\n]{1,256}:[^\"\n]*\"?"
+    r"|[^\s:'\"]{1,256}:(?!//)\S*)"
 )
 _NAMES = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_(?!FILE|PATH|ID$))", re.I)
 _known: set[str] = set()
@@ -54,4 +63,5 @@ def redact(text: str) -> str:
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     text = _ADDRESSES.sub(lambda found: f"{HIDDEN}@" if found[0].endswith("@") else HIDDEN, text)
+    text = _USERS.sub(rf"\g<1>{HIDDEN}", text)
     return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", _SHAPES.sub(HIDDEN, text))

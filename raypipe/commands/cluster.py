@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raypipe.cli import VERBS, Request, show
+from raypipe.cli import FLAGS_OF, VERBS, Request, show
 from raypipe.commands.arguments import MOST_DIGITS, one_word, whole_number
 from raypipe.errors import RaypipeError, RequestError, nearest
 from raypipe.redaction import redact
@@ -90,7 +90,9 @@ def submit(request: Request) -> int:
     if not request.words:
         raise RequestError("submit which verb?", "raypipe submit VERB [yaml] [key=value ...]")
     root = Path.cwd()
-    wanted = order(request.words[0], request.words[1:], request.settings, list(VERBS), root)
+    verb, *words = request.words
+    flags = [f"--{name}" for name in FLAGS_OF.get(verb, ()) if name in request.flags]
+    wanted = order(verb, words, request.settings, list(VERBS), root, flags)
     out = sys.stderr if request.json else sys.stdout
     submitter = Submitter(
         Dashboard(address_of(address)),

@@ -315,3 +315,25 @@ def test_what_is_no_clusters_file_is_answered_with_the_next_step(tmp_path, text)
         check(str(file))
     assert fault.value.remedy
     assert "Errno" not in fault.value.message
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(tmp_path, capsys):
+    file = copied(tmp_path) / AWS
+    image = 'image: "ray\\e]0;owned\\a:latest"'
+    file.write_text(file.read_text().replace("image: rayproject/ray:", f"{image}  # "))
+    assert any("\x1b]0;owned\x07" in found["said"] for found in check(str(file))[1]["findings"])
+    main(["cluster", "check", str(file)])
+    told = capsys.readouterr().out
+    assert "owned" in told
+    assert all(line.isprintable() for line in told.splitlines())
+
+
+@pytest.mark.parametrize("secret", ["-u me:hunter2hunter2", "--user=me:hunter2", "-sSu 'me:hunter2 hunter2'"])
+def test_a_command_is_shown_without_its_secrets(tmp_path, capsys, secret):
+    file = copied(tmp_path) / AWS
+    file.write_text(file.read_text().replace(SETUP, f"{SETUP}  - curl {secret} https://x.host/i.sh | bash\n"))
+    for more in ([], ["--json"]):
+        assert main(["cluster", "check", str(file), *more]) == 2
+        told = capsys.readouterr().out
+        assert "curl -" in told
+        assert "hunter2" not in told
