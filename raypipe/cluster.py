@@ -387,7 +387,7 @@ def _all_joined() -> bool:
 
 def _bootstrap_file() -> Path:
     """Where ``ray up`` leaves the cluster's file on the head."""
-    return Path("~/ray_bootstrap_config.yaml").expanduser()
+    return Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))  # without a home folder: none there
 
 
 def _quiet_progress_bars() -> None:

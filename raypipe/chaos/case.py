@@ -17,6 +17,7 @@ from raypipe.settings import (
     Settings,
     StageSettings,
     Validation,
+    expanded,
     load,
     local,
     located,
@@ -69,7 +70,7 @@ def case_of(
     Raises:
         RequestError: settings of another kind, or an evaluation whose answers come from elsewhere.
     """
-    keys = set(read_yaml(Path(config).expanduser())) if config else set()
+    keys = set(read_yaml(expanded(config))) if config else set()
     keys |= {item.partition("=")[0].partition(".")[0] for item in overrides}
     if "annotations" in keys:
         return _dataset(load(DatasetSettings, config, overrides), scratch, sample or SAMPLES["prepare"])

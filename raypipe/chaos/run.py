@@ -22,6 +22,7 @@ from raypipe.chaos.nemesis import Nemesis, committed
 from raypipe.chaos.proof import Fired, Proof, compare
 from raypipe.chaos.schedule import COMMITTED, DRIVER, JUDGE, READ, TEXTS, Kill, chosen, kills
 from raypipe.errors import RaypipeError, RequestError, ServiceError
+from raypipe.settings import expanded
 from raypipe.store.files import Store
 from raypipe.store.journal import rows
 
@@ -89,7 +90,7 @@ def _scratch(out: str | None) -> Iterator[Path]:
         return
     if "://" in out:
         raise RequestError(f"the scratch folder {out} is not on this machine", "give --out a local folder")
-    folder = Path(out).expanduser().absolute()
+    folder = expanded(out).absolute()
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RequestError(

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from raypipe.errors import RequestError
-from raypipe.settings.base import PlainLoader
+from raypipe.settings.base import PlainLoader, expanded
 
 SMALLER = "name the file that ray up or kubectl takes"
 MEND = "mend that line; nothing else of the file was looked at"
@@ -54,7 +54,7 @@ def read_documents(path: str | Path) -> tuple[Document, ...]:
         RequestError: missing, unreadable, larger than a cluster's file can be, not yaml, a key that is there
             twice.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         with file.open("rb") as stream:
             held = stream.read(MAX_BYTES + 1)

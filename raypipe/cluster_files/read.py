@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from raypipe.cluster_files.kubernetes import KINDS, kuberay_types
@@ -12,6 +11,7 @@ from raypipe.cluster_files.launcher import launcher_types
 from raypipe.cluster_files.places import Document, read_documents
 from raypipe.cluster_files.types import NodeType
 from raypipe.errors import RequestError
+from raypipe.settings import expanded
 
 __all__ = ["ClusterFile", "NodeType", "read_cluster"]
 
@@ -79,7 +79,7 @@ def read_cluster(path: str) -> ClusterFile:
 
 
 def _policies(path: str) -> Iterator[tuple[str, Document]]:
-    here = Path(path).expanduser().parent
+    here = expanded(path).parent
     for file in sorted([*here.glob("aws/*.json"), *here.glob("cluster/aws/*.json")]):
         for source in read_documents(file):  # JSON is yaml
             if isinstance(source.value, dict) and "Statement" in source.value:

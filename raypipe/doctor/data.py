@@ -15,7 +15,7 @@ from raypipe.prepare.near import nearest_medium
 from raypipe.prepare.read import Annotations
 from raypipe.prepare.root import DataRoot
 from raypipe.records import Clip
-from raypipe.settings import DatasetSettings, load
+from raypipe.settings import DatasetSettings, expanded, load
 
 SHOWN = 3  # examples of each fault
 Tell = Callable[[str], None]
@@ -100,9 +100,7 @@ def dataset_yamls(folder: str | None) -> list[Path]:
     Raises:
         RequestError: there are none.
     """
-    places = (
-        [Path(folder).expanduser()] if folder else [Path("datasets"), Path(__file__).parents[2] / "datasets"]
-    )
+    places = [expanded(folder)] if folder else [Path("datasets"), Path(__file__).parents[2] / "datasets"]
     for place in places:
         found = sorted(p for p in place.glob("*.yaml") if p.name != "benchmarks.yaml")
         if found:

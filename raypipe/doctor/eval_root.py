@@ -14,6 +14,7 @@ from raypipe.benchmark import Benchmark
 from raypipe.errors import RaypipeError, RequestError
 from raypipe.eval_mirror import eval_tree
 from raypipe.records import Question
+from raypipe.settings import expanded
 
 SHOWN = 3  # missing media that are named
 NOTE = 1000  # characters of an error
@@ -78,7 +79,7 @@ def check_eval_root(root: str, tell: Tell) -> dict[str, Any]:
                 report.note = report.note.replace(str(tree), root)
                 report.remedy = report.remedy.replace(str(tree), root)
     else:
-        tree = Path(root).expanduser().resolve()
+        tree = expanded(root).resolve()
         if not tree.is_dir():
             raise RequestError(
                 f"no such eval root: {root}", "name the folder laid out as the reference's eval/"

@@ -12,7 +12,7 @@ from raypipe.doctor.checks import Asked, Check, Finding, fail, ok, warn
 from raypipe.doctor.host import Host
 from raypipe.errors import RaypipeError
 from raypipe.judge.endpoint import base_url_of, find_key, host_of
-from raypipe.settings import EvaluateSettings, JudgeSettings, build, load, local, read_yaml
+from raypipe.settings import EvaluateSettings, JudgeSettings, build, expanded, load, local, read_yaml
 from raypipe.store.files import Store
 
 METADATA = "169.254.169.254"  # where a machine of AWS is told who it is
@@ -133,7 +133,7 @@ def _judge_settings(said: str) -> JudgeSettings:
     """
     if not said.endswith((".yaml", ".yml")):
         return build(JudgeSettings, {"base_url": said}, "--judge")
-    if "eval_root" in read_yaml(Path(said).expanduser()):
+    if "eval_root" in read_yaml(expanded(said)):
         return load(EvaluateSettings, said).judge or JudgeSettings()
     return load(JudgeSettings, said)
 

@@ -10,7 +10,7 @@ from raypipe.media.decode import DecodeRequest
 from raypipe.media.sandbox import Sandbox
 from raypipe.model.describe import model_card
 from raypipe.records import Medium, MediumKind, Rejection
-from raypipe.settings import DecodeLimits
+from raypipe.settings import DecodeLimits, expanded
 
 # How files of images begin. Anything else is read as a video, a GIF too: what its name says does not count.
 IMAGES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
@@ -25,7 +25,7 @@ def ask(model: str, base: str | None, file: str, question: str, max_new_tokens: 
     if not question.strip():
         raise RequestError("the question is empty", 'raypipe ask --model M clip.mp4 "What happens?"')
     card = model_card(model, base)  # before anything slow, so that a wrong request is told at once
-    path = Path(file).expanduser().resolve()
+    path = expanded(file).resolve()
     kind = kind_of(path)
     request = DecodeRequest("ask", kind, str(path.parent), path.name, card.sampling, card.rendition)
     with Sandbox(DecodeLimits()) as sandbox:

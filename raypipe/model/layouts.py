@@ -11,7 +11,7 @@ from typing import Any
 from raypipe.errors import RequestError
 from raypipe.model.near import near_model
 from raypipe.model.sizes import LANGUAGEBIND
-from raypipe.settings import local
+from raypipe.settings import expanded, local
 from raypipe.store.run import Run
 
 PROJECTOR_FILE, NON_LORA = "mm_projector.bin", "non_lora_trainables.bin"
@@ -163,7 +163,7 @@ def vision_body(folder: Path) -> dict[str, Any]:
 
 def folder_named(name: str, beside: Path) -> Path | None:
     """A folder that a config names, from the working folder or from beside the config."""
-    for candidate in (Path(name).expanduser(), beside / name, beside.parent / name):
+    for candidate in (expanded(name), beside / name, beside.parent / name):
         if name and (candidate / "config.json").exists():
             return candidate.resolve()
     return None

@@ -12,6 +12,7 @@ from raypipe.settings import (
     Settings,
     StageSettings,
     TuneSettings,
+    expanded,
     load,
     local,
     read_yaml,
@@ -61,7 +62,7 @@ def kind_of(file: str | Path) -> type[Settings]:
     Raises:
         RequestError: of no kind that has a plan.
     """
-    keys = read_yaml(Path(file).expanduser()).keys()
+    keys = read_yaml(expanded(file)).keys()
     for mark, kind in MARKS.items():
         if mark in keys:
             return kind

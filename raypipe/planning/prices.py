@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Field
 
 from raypipe.errors import RequestError
-from raypipe.settings.base import Settings, build, read_yaml
+from raypipe.settings.base import Settings, build, expanded, read_yaml
 
 FILE = Path("cluster") / "prices.yaml"
 
@@ -68,7 +68,7 @@ def read_prices(path: str | None) -> PriceFile:
         RequestError: no such file, or it holds something else.
     """
     if path is not None:
-        file = Path(path).expanduser()
+        file = expanded(path)
         return PriceFile(str(file), build(Prices, read_yaml(file), str(file)))
     for file in (FILE, Path(__file__).parents[2] / FILE):
         if file.is_file():

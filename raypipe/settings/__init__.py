@@ -1,6 +1,6 @@
 """Settings: yaml + ``key=value`` overrides -> frozen, closed objects; one module a verb."""
 
-from raypipe.settings.base import Settings, build, how, how_fields, identity, load, local, read_yaml
+from raypipe.settings.base import Settings, build, expanded, how, how_fields, identity, load, local, read_yaml
 from raypipe.settings.data import DatasetSettings, DecodeLimits, DrawnData, Rendition, Sampling
 from raypipe.settings.evaluation import EvaluateSettings
 from raypipe.settings.judge import JudgeSettings, Price
@@ -48,6 +48,7 @@ __all__ = [
     "Validation",
     "Workers",
     "build",
+    "expanded",
     "how",
     "how_fields",
     "identity",

@@ -59,7 +59,7 @@ def load(kind: type[S], path: str | Path | None, overrides: list[str] | None = N
     """
     data: Any = {}
     if path is not None:
-        data = read_yaml(Path(path).expanduser())
+        data = read_yaml(expanded(path))
     for item in overrides or []:
         name, sep, text = item.partition("=")
         if not sep:
@@ -88,8 +88,27 @@ def how_fields(kind: type[Settings]) -> set[str]:
 
 
 def local(path: str) -> str:
-    """Expands ``~``; a path with a protocol (``s3://``) is left alone, others are made absolute."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    """Expands ``~``; a path with a protocol (``s3://``) is left alone, others are made absolute.
+
+    Raises:
+        RequestError: ``~`` of nobody.
+    """
+    return path if "://" in path else os.path.abspath(expanded(path))
+
+
+def expanded(path: str | Path) -> Path:
+    """A path of this machine with the home folder in the place of ``~`` or ``~user``.
+
+    Raises:
+        RequestError: there is no such user, or nobody says where the home folder is.
+    """
+    found = os.path.expanduser(path)  # Path's own takes ./~ for ~
+    if found.startswith("~"):  # as a name it would be a new folder, called ~, in the working directory
+        raise RequestError(
+            f"{path}: no home folder is known for the ~ in it",
+            "write the whole path, or export HOME=FOLDER; ./~ is a name",
+        )
+    return Path(found)
 
 
 def _identity_of(settings: Settings) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raypipe.errors import RequestError, ServiceError
+from raypipe.settings import expanded
 
 FOLDER, GIB = "RAYPIPE_CACHE", "RAYPIPE_CACHE_GIB"
 DEFAULT_FOLDER, DEFAULT_GIB = "~/.cache/raypipe", 200.0
@@ -18,9 +19,10 @@ def node_folder(kind: str) -> Path:
     """The folder of one kind of copies: below ``$RAYPIPE_CACHE``, or ``~/.cache/raypipe``.
 
     Raises:
+        RequestError: ``~`` of nobody.
         ServiceError: it cannot be made.
     """
-    folder = Path(os.environ.get(FOLDER) or DEFAULT_FOLDER).expanduser() / kind
+    folder = expanded(os.environ.get(FOLDER) or DEFAULT_FOLDER) / kind
     with refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

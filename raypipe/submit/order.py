@@ -19,6 +19,7 @@ from raypipe.settings import (
     Settings,
     StageSettings,
     TuneSettings,
+    expanded,
     load,
 )
 from raypipe.submit.upload import Upload
@@ -212,7 +213,7 @@ def _from_home(text: str) -> str:
 
 def _inside(path: str, root: Path) -> str:
     """A settings file as the job finds it: relative to the uploaded folder."""
-    file = root / Path(path).expanduser()
+    file = root / expanded(path)
     file = file.parent.resolve() / file.name
     if not file.is_relative_to(root):
         raise RequestError(

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from raypipe.errors import DamageError, ServiceError
 from raypipe.records import fingerprint
-from raypipe.settings import Cache
+from raypipe.settings import Cache, expanded
 from raypipe.store.files import Store
 from raypipe.store.index import Index, MediaReader, Place
 
@@ -73,7 +73,7 @@ class MediaCache:
 
     @classmethod
     def of(cls, settings: Cache) -> MediaCache:
-        return cls(Path(settings.folder).expanduser(), int(settings.gib * (1 << 30)))
+        return cls(expanded(settings.folder), int(settings.gib * (1 << 30)))
 
     def has(self, name: str) -> bool:
         return self._path(name).exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +12,20 @@ from raypipe.errors import RequestError
 from raypipe.model.build import DTYPES, LoadedModel
 from raypipe.model.families import Family
 from raypipe.model.splice import LossHead
-from raypipe.settings import StageSettings
+from raypipe.settings import StageSettings, expanded
 from raypipe.train.state import name_trained
 
 
 def prepare_environment(gpus: float) -> None:
-    """What DeepSpeed must find before it is imported."""
+    """What DeepSpeed must find before it is imported.
+
+    Raises:
+        RequestError: nobody says where the home folder is, for what DeepSpeed compiles.
+    """
     if gpus == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    os.environ.setdefault(
-        "TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "raypipe" / "torch_extensions")
-    )
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(expanded("~/.cache/raypipe/torch_extensions"))
 
 
 def parameter_groups(loaded: LoadedModel, settings: StageSettings) -> list[dict[str, Any]]:

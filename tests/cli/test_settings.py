@@ -5,10 +5,13 @@ import pydantic
 import pytest
 from hypothesis import strategies as st
 
+from raypipe import cli
 from raypipe.errors import MAX_LINES, RaypipeError, RequestError, nearest
 from raypipe.settings import DatasetSettings, EvaluateSettings, StageSettings, Start, identity, load, local
 from raypipe.settings.base import build
 from raypipe.settings.faults import names_of
+from raypipe.store.files import Store
+from raypipe.store.node import node_folder
 
 BASE = {"name": "d", "data_root": "r", "annotations": ["a"], "out": "o"}
 
@@ -136,3 +139,35 @@ def test_an_unknown_name_is_named_whatever_is_in_it(name, group):
         build(DatasetSettings, {**BASE, **values}, "a.yaml")
     assert f"unknown setting '{f'{group}.{name}' if group else name}'" in caught.value.message
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("prepare", "~nobody-at-all/d.yaml"),
+        ("plan", "~nobody-at-all/d.yaml"),
+        ("submit", "prepare", "~nobody-at-all/d.yaml"),
+        ("chaos", "--seed", "1", "~nobody-at-all/d.yaml"),
+        ("cluster", "check", "~nobody-at-all/c.yaml"),
+        ("doctor", "--eval-root", "~nobody-at-all/eval"),
+        ("verify", "~nobody-at-all/run"),
+    ],
+)
+def test_a_tilde_of_nobody_is_named(argv, capsys):
+    assert cli.main(list(argv)) == 2
+    assert f"{argv[-1]}: no home folder is known" in capsys.readouterr().err
+
+
+def test_nothing_is_written_into_a_folder_called_tilde(tmp_path, monkeypatch):
+    def unnamed(*_: object) -> None:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("pwd.getpwuid", unnamed)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("RAYPIPE_CACHE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for asked in (lambda: local("~/runs/a"), lambda: Store("~/runs"), lambda: node_folder("models")):
+        with pytest.raises(RequestError, match="no home folder is known"):
+            asked()
+    assert local("./~/a") == str(tmp_path / "~/a")
+    assert list(tmp_path.iterdir()) == []
