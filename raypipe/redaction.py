@@ -7,12 +7,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 HIDDEN = "***"
 LEAST_CHARACTERS = 8  # of a value that is hidden by itself; a shorter one would blacken ordinary words
 
 _ADDRESSES = re.compile(
-    r"(?<=://)[^/\s]+@|(?<=[?&])[^=&\s]*(?:key|token|secret|sig|credential)[^=&\s]*=[^&\s]*", re.I
+    r"(?<=://)[^/\s]+@"
+    # A key of AWS may hold slashes; behind a port, or in the address of an access point, they begin a path.
+    r"|(?<=://)(?!arn:)[^/\s:@'\"]+:(?!\d+/)[^\s'\"]+@"
+    r"|(?<=[?&])[^=&\s]*(?:key|token|secret|sig|credential)[^=&\s]*=[^&\s]*",
+    re.I,
 )
 _SHAPES = re.compile(
     r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[oprsu]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
@@ -55,3 +60,12 @@ def redact(text: str) -> str:
         text = text.replace(value, HIDDEN)
     text = _ADDRESSES.sub(lambda found: f"{HIDDEN}@" if found[0].endswith("@") else HIDDEN, text)
     return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", _SHAPES.sub(HIDDEN, text))
+
+
+def redact_all(value: Any) -> Any:
+    """A result without credentials: ``redact`` of every text in its lists and dictionaries."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {name: redact_all(item) for name, item in value.items()}
+    return [redact_all(item) for item in value] if isinstance(value, list | tuple) else value

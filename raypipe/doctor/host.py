@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 import email.utils
+import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -200,7 +201,7 @@ class Host:
                 )
         except urllib.error.HTTPError as refused:
             return Answer(refused.code, "", _date(refused.headers))
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return None
 
 

@@ -275,3 +275,12 @@ def test_neither_needs_ray(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
     assert "finished" in done.stdout
+
+
+def test_no_secret_of_an_address_is_shown(tmp_path, capsys):
+    secret = "https://me:0123456789abcdef@host/v1"
+    for more in ((), ("--json",)):
+        assert cli.main(["status", secret, str(tmp_path), *more]) == 2
+        said = capsys.readouterr().out
+        assert "https://***@host/v1" in said
+        assert "0123456789abcdef" not in said
