@@ -41,15 +41,18 @@ def status(request: Request) -> int:
         found = status_of(request.words[0])
         show(found, render(found), request.json)
         return 0
-    many, code = [], 0
+    many, faults = [], []
     for word in request.words:
         try:
             many.append(status_of(word))
         except RaypipeError as fault:
-            many.append({"run": local(word), "state": "unreadable", "message": fault.message})
-            code = code or fault.exit_code
+            told = {"run": local(word), "state": "unreadable", "message": fault.message, "next": fault.remedy}
+            many.append(told)
+            faults.append(fault)
     show({"runs": many}, render_many(many), request.json)
-    return code
+    if faults:
+        raise faults[0]  # the table has them all
+    return 0
 
 
 def logs(request: Request) -> int:

@@ -157,9 +157,11 @@ def test_every_kind_of_run_and_what_is_none(tmp_path, capsys):
     assert many[0]["progress"]["questions"][0] == many[0]["totals"]["inputs"]
     capsys.readouterr()
     assert cli.main(["status", *runs, train, str(tmp_path)]) == 2
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
     assert len(lines) == len(runs) + 2
     assert "not a run folder" in lines[-1]
+    assert told.err == f"error: not a run folder: {tmp_path}\n  try: give the out= folder of a raypipe run\n"
     assert cli.main(["status", train, *runs, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == len(runs) + 1
 
