@@ -17,13 +17,13 @@ _ADDRESSES = re.compile(
     r"|(?<=[?&])(?=[^=&?\s]*?(?:key|token|secret|sig|credential))[^=&?\s]*+=[^&\s]*",
     re.I,
 )
-_SHAPES = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[oprsu]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
-    r"|\bglpat-[\w-]{20,}|\bA[KS]IA[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bnvapi-[\w-]{20,}|\bxox[a-z]-[\w-]{10,}"
-    r"|\beyJ[\w-]{8,1000}\.eyJ[\w-]{8,}\.[\w-]*"  # a JSON web token
-    r"|(?:(?<=Bearer )|(?i:(?<=authorization: basic )))[A-Za-z0-9._~+/=-]{8,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END|\Z)",
+KEYS = (  # what keys look like by themselves; an upload is searched for the same
+    r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|glpat-[\w-]{20,}|A[KS]IA[0-9A-Z]{16}\b|AIza[\w-]{35}|nvapi-[\w-]{20,}|xox[a-z]-[\w-]{10,}"
+    r"|eyJ[\w-]{8,1000}\.eyJ[\w-]{8,}\.[\w-]*)"  # a JSON web token
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END|\Z)"
 )
+_SHAPES = re.compile(KEYS + r"|(?:(?<=Bearer )|(?i:(?<=authorization: basic )))[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNED = re.compile(
     r"(?i)((?:api[-_]?key|password|passwd|secret(?:_access)?(?:_key)?|(?:access|auth|session)[-_]?token)['\"]?\s*[=:]\s*['\"]?)"
     r"[^\s'\",;&}]{8,}"
