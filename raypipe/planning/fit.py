@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from raypipe.errors import RequestError
 from raypipe.planning.machines import Kind, Machines
 
 MOST = 1000  # processes of a node
+MOST_ASKED = 100_000  # processes of a kind: each is laid onto its node on its own
 WORKABLE = 1e-9  # shares of a CPU or GPU are added up in floating point
 
 
@@ -71,8 +73,9 @@ class _Node:
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.cpus = math.inf if kind.cpus is None else kind.cpus
-        whole = math.floor(kind.gpus + WORKABLE)
-        self.gpus = [1.0] * whole + ([kind.gpus - whole] if kind.gpus - whole > WORKABLE else [])
+        gpus = min(kind.gpus, MOST)
+        whole = math.floor(gpus + WORKABLE)
+        self.gpus = [1.0] * whole + ([gpus - whole] if gpus - whole > WORKABLE else [])
 
     def take(self, ask: Ask) -> bool:
         if ask.cpus > self.cpus + WORKABLE or (not ask.cpus and self.kind.cpus == 0 and not ask.gpus):
@@ -98,6 +101,8 @@ class Floor:
     def __init__(self, machines: Machines) -> None:
         self._machines = machines
         self._open: list[_Node] = []
+        self._nodes: Counter[str] = Counter()
+        self._workers = 0  # nodes beside the head
 
     def place(self, ask: Ask) -> Fit:
         """Lays processes onto nodes that have room left, then onto new ones, those that hold most first.
@@ -113,7 +118,7 @@ class Floor:
             self._fill(node, number, found, held)
         for kind, _ in able:
             while found.held < ask.count and self._may_open(kind):
-                self._open.append(_Node(kind))
+                self._begin(kind)
                 self._fill(self._open[-1], len(self._open) - 1, found, held)
         found.used = self._used(held)
         found.ok = found.held >= ask.least
@@ -122,7 +127,7 @@ class Floor:
 
     def nodes(self) -> Counter[str]:
         """The nodes that are taken, by kind."""
-        return Counter(node.kind.name for node in self._open)
+        return Counter(self._nodes)
 
     def usd_per_hour(self) -> tuple[float | None, list[str]]:
         """Of the nodes taken and of the head, which costs the same when it is idle; and what has no price."""
@@ -137,10 +142,15 @@ class Floor:
         return sum((kinds[n].usd_per_hour or 0.0) * count for n, count in nodes.items()), []
 
     def _may_open(self, kind: Kind) -> bool:
-        if sum(node.kind is kind for node in self._open) >= kind.count:
+        if self._nodes[kind.name] >= kind.count:
             return False
-        most, workers = self._machines.most, sum(not node.kind.head for node in self._open)
-        return kind.head or most is None or workers < most
+        most = self._machines.most
+        return kind.head or most is None or self._workers < most
+
+    def _begin(self, kind: Kind) -> None:
+        self._open.append(_Node(kind))
+        self._nodes[kind.name] += 1
+        self._workers += not kind.head
 
     @staticmethod
     def _fill(node: _Node, number: int, found: Fit, held: Counter[int]) -> None:
@@ -162,7 +172,13 @@ class Floor:
     def _say(self, found: Fit, able: Sequence[tuple[Kind, int]]) -> None:
         """Why not all have a place."""
         ask, where = found.ask, self._machines.where
-        if not able:
+        closed = [kind.name for kind in self._machines.kinds if not kind.count and per_node(ask, kind)]
+        if not able and closed:
+            whose = "of all types together" if self._machines.most == 0 else f"of {closed[0]}"
+            held = f"{' and '.join(closed)} of {where} would hold {ask.what} ({ask.said()})"
+            found.reason = f"{held}, and no node of it may start"
+            found.remedy = f"raise max_workers {whose} in {where} (KubeRay: maxReplicas)"
+        elif not able:
             found.reason = (
                 f"no node of {where} holds {ask.what} ({ask.said()}): {_sizes(self._machines.kinds)}"
             )
@@ -182,7 +198,17 @@ class Floor:
 
 
 def placed(asks: Sequence[Ask], machines: Machines) -> tuple[list[Fit], Floor]:
-    """Lays asks one after the other onto the same machines."""
+    """Lays asks one after the other onto the same machines.
+
+    Raises:
+        RequestError: more of them than anybody counts.
+    """
+    for ask in asks:
+        if ask.count > MOST_ASKED:
+            raise RequestError(
+                f"{ask.count:,} x {ask.what}: a plan counts at most {MOST_ASKED:,}",
+                "ask for as many as there are",
+            )
     floor = Floor(machines)
     return [floor.place(ask) for ask in asks], floor
 

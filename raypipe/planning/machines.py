@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raypipe import capacity
 from raypipe.cluster_files.read import read_cluster
 from raypipe.errors import RequestError, nearest
 from raypipe.planning.prices import PriceFile
@@ -79,6 +81,16 @@ class Machines:
     def row(self) -> dict[str, Any]:
         return {"where": self.where, "kinds": [asdict(kind) for kind in self.kinds], "most": self.most}
 
+    def at_most(self) -> capacity.Machines:
+        """The same nodes where only their CPUs and GPUs count."""
+        nodes = tuple(
+            capacity.Machine(
+                kind.name, math.inf if kind.cpus is None else kind.cpus, kind.gpus, kind.count, kind.head
+            )
+            for kind in self.kinds
+        )
+        return capacity.Machines(nodes, most=math.inf if self.most is None else self.most)
+
     def gpu(self) -> Gpu | None:
         """The GPU of the machines that have one, the smallest where they differ."""
         found = [kind.gpu for kind in self.kinds if kind.gpus and kind.gpu is not None]
@@ -111,10 +123,15 @@ def of_file(path: str, prices: PriceFile) -> Machines:
     """Of a file of `ray up` or KubeRay.
 
     Raises:
-        RequestError: it is neither, or it holds no machines.
+        RequestError: it is neither, it holds no machines, or a number of them that cannot be.
     """
     kinds, file = [], read_cluster(path)
     for node in file.node_types:
+        if not 0 <= node.min_nodes <= node.max_nodes and not node.head:
+            raise RequestError(
+                f"{path}: at least {node.min_nodes} and at most {node.max_nodes} nodes of {node.name}",
+                f"correct min_workers and max_workers; raypipe cluster check {path} shows the lines",
+            )
         known = prices.machine(node.instance)
         gpus = node.gpus if node.gpus is not None else float(known.gpus) if known else 0.0
         cpus = node.cpus if node.cpus is not None else known.cpus if known else None

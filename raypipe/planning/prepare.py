@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raypipe.planning.fit import Ask, Fit, placed
+from raypipe.planning.fit import MOST_ASKED, Ask, Fit, placed
 from raypipe.planning.room import Room, cost_line, cost_of, place_lines
 from raypipe.planning.text import Line, hours, page
 from raypipe.prepare.estimate import estimate, estimate_lines
@@ -18,7 +18,7 @@ def plan_prepare(settings: DatasetSettings, room: Room) -> tuple[str, dict[str, 
         RequestError: missing data root or annotation file.
     """
     found = estimate(settings)
-    count = max(1, min(found["units"], settings.concurrency or found["units"]))
+    count = max(1, min(found["units"], settings.concurrency or found["units"], MOST_ASKED))
     fits, floor = placed([Ask("decoding task", count, 1, 1, 0)], room.machines)
     lines: list[Line] = list(estimate_lines(found))
     result = {**found, "machines": room.machines.row(), "fit": [one.row() for one in fits]}

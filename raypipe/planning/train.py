@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raypipe.planning.fit import Ask, Fit, placed
+from raypipe.planning.machines import GPUS
 from raypipe.planning.room import Room, cost_line, cost_of, place_lines
 from raypipe.planning.text import Line, hours, many, page, size, some
 from raypipe.settings import DatasetSettings, StageSettings
@@ -94,7 +95,23 @@ def judged(found: dict[str, Any], settings: StageSettings, room: Room) -> dict[s
         "share": memory["device_bytes"] / has,
         "fits": memory["device_bytes"] <= has,
         "largest_micro_batch": max(fitting, default=0),
+        "ways": [] if fitting else _ways(memory, has),
     }
+
+
+def _ways(memory: dict[str, Any], has: int) -> list[str]:
+    """What would fit where no micro_batch does: of each kind the least change, then a larger GPU."""
+    found: dict[str, str] = {}
+    for way in memory["ways"]:
+        if way["device_bytes"] <= has:
+            found.setdefault(way["kind"], f"{way['set']} ({size(way['device_bytes'])})")
+    least = memory["by_micro_batch"][0]["device_bytes"]
+    larger = min(
+        (gpu for gpu in GPUS.values() if gpu.bytes >= least), key=lambda gpu: gpu.bytes, default=None
+    )
+    if larger is not None:
+        found["gpu"] = f"GPUs of {size(larger.bytes)} ({larger.name}) micro_batch=1 ({size(least)})"
+    return list(found.values()) or ["a smaller model, or max_tokens that is lower"]
 
 
 def hours_of(found: dict[str, Any], settings: StageSettings, room: Room) -> float | None:
@@ -162,7 +179,8 @@ def _memory(memory: dict[str, Any], gpu: dict[str, Any] | None, settings: StageS
         )
     if gpu is not None and gpu["largest_micro_batch"] != memory["micro_batch"]:
         most = gpu["largest_micro_batch"]
-        lines.append(("", f"the largest micro_batch that fits is {most}" if most else "no micro_batch fits"))
+        said = f"the largest micro_batch that fits is {most}"
+        lines.append(("", said if most else f"no micro_batch fits; what would: {'; or '.join(gpu['ways'])}"))
     said = f"{size(memory['host_bytes'])} for each of its workers, beside the data it reads"
     return [*lines, ("node memory", said)]
 

@@ -92,7 +92,7 @@ class Sharding(Settings):
 class Workers(Settings):
     """Ray Train workers. With ``min_num`` a stage starts with what is there, then with more or fewer."""
 
-    num: int = Field(1, ge=1)
+    num: int = Field(1, ge=1, le=100_000)
     min_num: int | None = Field(None, ge=1)
     cpus: float = Field(1, ge=0)
     gpus: float = Field(0, ge=0)
@@ -154,8 +154,8 @@ class StageSettings(Settings):
         default_factory=dict
     )  # part of the model -> learning rate; a part not named is frozen
     lora: Lora | None = None
-    epochs: float | None = Field(1.0, gt=0)
-    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(1.0, gt=0, le=100_000)
+    steps: int | None = Field(None, ge=1, le=1_000_000_000)
     global_batch: int = Field(128, ge=1)
     micro_batch: int = how(16, ge=1)
     max_tokens: int = Field(3072, ge=16)  # of which a video takes 2056

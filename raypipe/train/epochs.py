@@ -7,6 +7,10 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from raypipe.errors import RequestError
+
+MOST = 100_000  # epochs: each is counted on its own, and its size written down
+
 
 class Epochs:
     """How many samples of each part an epoch draws, and which steps are its own.
@@ -40,6 +44,19 @@ class Epochs:
             self.first_step(len(self._firsts))
         epoch = bisect.bisect_right(self._firsts, step) - 1
         return epoch, step - self._firsts[epoch]
+
+    def check(self, steps: int) -> None:
+        """Refuses what would be counted for ever.
+
+        Raises:
+            RequestError: so many steps are more than ``MOST`` epochs.
+        """
+        an_epoch = max(1, math.ceil(sum(self._each) / self._batch))
+        if steps > MOST * an_epoch:
+            raise RequestError(
+                f"{steps:,} steps are more than {MOST:,} epochs of {an_epoch:,} each",
+                "lower steps, or give epochs",
+            )
 
     def steps(self, epochs: float) -> int:
         """The steps of so many epochs; of a fraction of one, rounded up."""

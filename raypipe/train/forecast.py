@@ -27,6 +27,7 @@ from raypipe.train.mixture import IMAGE, VIDEO, Mixture
 from raypipe.train.plan import StagePlan, plan_stage
 from raypipe.train.split import split
 from raypipe.train.start_outline import outline_of_start
+from raypipe.train.ways import ways_of
 
 MOMENTS_AND_MASTER = 12  # bytes of a checkpoint for each element that learns
 
@@ -203,6 +204,7 @@ def _steps(settings: StageSettings, known: Known) -> dict[str, Any]:
         unknown = dict.fromkeys(("samples", "held", "steps_per_epoch"))
         return {**unknown, "steps": settings.steps, "exact": False}
     steps = settings.steps or epochs.steps(settings.epochs or 1.0)
+    epochs.check(steps)
     last = epochs.place(max(0, steps - 1))[0]
     return {
         "samples": epochs.size(0),
@@ -281,6 +283,7 @@ def _memory(outline: Outline, learns: Learns, settings: StageSettings, labels: i
         "tokens_a_row": settings.max_tokens,
         "others": [row(of(deepspeed=Sharding.model_validate(way)), **way) for way in ways],
         "by_micro_batch": [row(of(micro_batch=size), micro_batch=size) for size in sizes],
+        "ways": ways_of(outline, learns, settings, labels),
     }
 
 

@@ -38,8 +38,8 @@ def plan_stage(settings: StageSettings) -> StagePlan:
     """Opens the mixture and derives the steps.
 
     Raises:
-        RequestError: a part that is no finished prepare run, parts that were sampled differently, or
-            weights or a split that leave nothing.
+        RequestError: a part that is no finished prepare run, parts that were sampled differently, weights or
+            a split that leave nothing, or more epochs than anybody counts.
     """
     runs = [Run.open(local(part.data), "prepare") for part in settings.mixture]
     manifests = [run.manifest for run in runs]
@@ -60,6 +60,7 @@ def plan_stage(settings: StageSettings) -> StagePlan:
     steps = settings.steps or epochs.steps(settings.epochs or 1.0)
     if not epochs.size(0) or not steps:
         raise RequestError("the weights leave no sample for an epoch", "raise mixture[].weight")
+    epochs.check(steps)
     return StagePlan(
         data=roots,
         samples=epochs.size(0),

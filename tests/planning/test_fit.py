@@ -218,3 +218,49 @@ def test_the_limit_of_all_types_together_counts(tmp_path):
     assert "max_workers is 2" in workers.reason
     (tasks, more), _ = placed([Ask("worker", 2, 2, 8, 1), Ask("task", 1, 1, 4, 0)], found)
     assert (tasks.ok, more.ok) == (True, True)  # the head is there beside them
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "remedy"),
+    [
+        ("    max_workers: 2\n", "    max_workers: 0\n", "raise max_workers of gpu in"),
+        ("max_workers: 3\n", "max_workers: 0\n", "raise max_workers of all types together in"),
+    ],
+)
+def test_machines_that_may_not_start_are_the_reason(tmp_path, old, new, remedy):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(CLUSTER.replace(old, new))
+    found = fit(Ask("worker", 1, 1, 8, 1), of_file(str(file), read_prices(None)))
+    assert not found.ok
+    assert found.reason.startswith(f"gpu of {file} would hold worker (8 CPUs and 1 GPU)")
+    assert found.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize("count", ["max_workers: -1", "min_workers: 3\n    max_workers: 2"])
+def test_a_number_of_machines_that_cannot_be_is_refused(tmp_path, count):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(CLUSTER.replace("    max_workers: 2\n", f"    {count}\n"))
+    with pytest.raises(RequestError, match="nodes of gpu") as fault:
+        of_file(str(file), read_prices(None))
+    assert "raypipe cluster check" in fault.value.remedy
+
+
+def test_no_number_is_counted_for_ever():
+    many = on(HEAD, Kind("gpu", 10**9, 0, 96.0, 8.0))
+    with pytest.raises(RequestError, match="a plan counts at most"):
+        fit(Ask("worker", 10**9, 1, 1, 1), many)
+    found = fit(Ask("worker", 5_000, 1, 96, 1), many)  # each on a node of its own
+    assert (found.held, found.used[0].nodes) == (5_000, 5_000)
+    assert fit(Ask("worker", 1, 1, 1, 1), on(Kind("gpu", 1, 1, 96.0, 1e9))).ok
+
+
+def test_nobody_counts_more_gpus_than_processes_of_a_node():
+    assert fit(Ask("worker", 8, 8, 0, 1), on(Kind("odd", 1, 1, 96.0, float("inf")))).held == 8
+
+
+def test_a_price_file_holds_finite_numbers(tmp_path):
+    file = tmp_path / "prices.yaml"
+    for name in ("usd_per_hour", "cpus", "memory_gib"):
+        file.write_text(f"as_of: 2026-01-01\nmachines: {{a: {{{name}: .inf}}}}")
+        with pytest.raises(RequestError, match=f"{name}.* finite"):
+            read_prices(str(file))

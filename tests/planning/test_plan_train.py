@@ -103,6 +103,37 @@ def test_memory_is_held_against_the_gpu(files, capsys):
     assert found["gpu"]["fits"]
 
 
+@pytest.mark.parametrize(
+    ("gib", "kinds"), [(24, ["deepspeed.zero=3", "LoRA", "workers.num=", "GPUs of 40.0"]), (2, ["GPUs of"])]
+)
+def test_what_does_not_fit_is_told_what_would(files, capsys, gib, kinds):
+    argv = [on_cluster(files), f"gpu_gib={gib}", "global_batch=128"]
+    _, found, _ = plan(capsys, files, *argv)
+    ways = found["gpu"]["ways"]
+    assert [way.startswith(kind) for way, kind in zip(ways, kinds, strict=True)] == [True] * len(kinds)
+    main(["plan", str(files / "stage.yaml"), *argv])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"no micro_batch fits; what would: {'; or '.join(ways)}" in text
+    if gib == 24:  # taken at its word, it fits
+        _, found, _ = plan(capsys, files, *argv, *ways[0].partition(" (")[0].split())
+        assert found["gpu"]["fits"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (f"steps={10**23}", "steps"),
+        ("steps=900000000", "are more than 100,000 epochs"),
+        ("epochs=1e18", "epochs"),
+        (f"workers.num={10**9}", "workers.num"),
+    ],
+)
+def test_numbers_without_end_are_refused_at_once(files, capsys, more, said):
+    code, _, err = plan(capsys, files, on_cluster(files), more)
+    assert code == 2
+    assert said in err
+
+
 def test_an_unknown_machine_shows_no_cost(files, capsys):
     cluster = yaml.safe_load(CLUSTER)
     cluster["available_node_types"]["gpu"]["node_config"]["InstanceType"] = "x9.huge"

@@ -35,6 +35,13 @@ def points(total: int, chosen: int, always: set[int] = frozenset()) -> list[int]
     return picked
 
 
+def few(of: set[int], chosen: int) -> set[int]:
+    """All of them, or some by the seed: of what is to be tried in any case where there are many."""
+    if ALL or len(of) <= chosen:
+        return of
+    return set(random.Random(SEED).sample(sorted(of), chosen))
+
+
 class _Disk:
     """Counts the operations that change files, does harm to the n-th, and knows what is not durable yet."""
 
