@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -16,10 +17,29 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.s3", "tests.support.one_node", "tests.support.told"]
 
+# Whose cluster, proxy, account or key the shell names is nothing to the tests. They go before the session's
+# own servers start, which is too early for a fixture.
+FOREIGN = (
+    *("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
+    *("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "OPENAI_API_KEY"),
+)
+for _name in [name for name in os.environ if name in FOREIGN or name.lower().endswith("_proxy")]:
+    del os.environ[_name]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # trainings here take seconds: two are long
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell says to what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, in here and in children
+
+# The same examples each time, and no example is too slow: what else the machine does is no fault of the code.
+hypothesis.settings.register_profile(
+    "raypipe",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("raypipe")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

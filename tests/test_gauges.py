@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -61,11 +62,15 @@ def test_without_ray_nothing_is_told_and_nothing_imported():
 def test_what_stands_is_said_again_until_ray_is_gone(sent, monkeypatch):
     """Ray forgets a gauge that nobody sets for some time."""
     monkeypatch.setattr(gauges, "REPEAT_S", 0.02)
-    monkeypatch.setattr(gauges, "_standing", gauges._Standing())
+    standing, begun = gauges._Standing(), threading.Event()
+    repeat = standing._repeat
+    monkeypatch.setattr(standing, "_repeat", lambda: begun.wait() and repeat())
+    monkeypatch.setattr(gauges, "_standing", standing)
     gauge = gauges.Gauge("raypipe_y", "text", ("run",))
     gauge.set(1, run="a")
     gauge.set(2, run="a")
     gauge.set(5, run="b")
+    begun.set()  # nothing was said again before all three were said
     thread = gauges._standing._thread
     while sent.count(("set", 5, {"run": "b"})) < 3:
         assert thread.is_alive()

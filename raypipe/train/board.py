@@ -6,6 +6,7 @@ A plain object; the driver makes a Ray actor of it, without a CPU, on its own no
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,9 +37,14 @@ class Watched:
 
 
 class Board:
-    """What the ranks of all attempts said last, the error that ends the run, and the order to leave."""
+    """What the ranks of all attempts said last, the error that ends the run, and the order to leave.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._attempts: list[Attempt] = []
         self._fault: list[str] | None = None
         self._failures: dict[int, str] = {}
@@ -53,7 +59,7 @@ class Board:
         if not any(a.key == key for a in self._attempts):
             self._attempts.append(Attempt(key, len(self._attempts) + 1, world))
         start = {"step": 0, "micro": 0, "phase": "start", "samples": [], "warm": False, "still_s": 0.0}
-        self._of(key).ranks[rank] = {"rank": rank, **place, **start, "at": time.monotonic()}
+        self._of(key).ranks[rank] = {"rank": rank, **place, **start, "at": self._clock()}
         return LEAVE if self._over(key) else GO
 
     def post(self, key: str, rank: int, report: dict[str, Any]) -> str:
@@ -61,13 +67,13 @@ class Board:
         said = self._of(key).ranks[rank]
         for old in ("stacks", "looked_up"):
             said.pop(old, None)
-        said.update(report, at=time.monotonic())
+        said.update(report, at=self._clock())
         return LEAVE if self._over(key) else GO
 
     def look_up(self, key: str, rank: int, found: dict[str, Any]) -> None:
         """What a silent rank left in its mirror: where it is now, while its last sign tells where it was."""
         said = self._of(key).ranks[rank]
-        age_s = time.monotonic() - said["at"]
+        age_s = self._clock() - said["at"]
         if found:
             found = {**found, "still_s": found["still_s"] - age_s}  # as of its last sign, as all the rest
         said.update(found, looked_up=True)
@@ -94,7 +100,7 @@ class Board:
 
     def view(self) -> dict[str, Any]:
         """The newest attempt, and ``age_s``, how long ago each of its ranks was heard of."""
-        now = time.monotonic()
+        now = self._clock()
         last = self._attempts[-1] if self._attempts else Attempt("", 0, 0)
         ranks = [{**said, "age_s": now - said["at"]} for _, said in sorted(last.ranks.items())]
         return {

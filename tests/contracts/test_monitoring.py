@@ -26,7 +26,8 @@ def ray_source() -> str:
     spec = find_spec("ray")
     assert spec is not None
     assert spec.origin is not None
-    return (Path(spec.origin).parent / "dashboard/modules/reporter/reporter_agent.py").read_text()
+    source = Path(spec.origin).parent / "dashboard/modules/reporter/reporter_agent.py"
+    return source.read_text(encoding="utf-8")
 
 
 def panels() -> list[dict]:

@@ -192,7 +192,7 @@ def test_flips_are_drawn_where_there_are_many_media():
     assert same.low < 0 < same.high
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 4)), min_size=1, max_size=30))
 def test_paired_difference_is_antisymmetric(rows):
     a = {str(i): row[0] for i, row in enumerate(rows)}

@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, name):
 
 
 @given(st.lists(st.integers(0, 40), max_size=120), st.sampled_from([4, 8]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_seen_counts_as_a_dictionary_does(numbers, slots):
     # Few different first bytes, so that names compete for slots.
     names = [bytes([n % 3]) * 8 + n.to_bytes(4, "big") if n else bytes(NAME_BYTES) for n in numbers]

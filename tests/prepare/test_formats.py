@@ -29,7 +29,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=6), st.integers(1, 40), st.booleans(), st.sampled_from([None, 0, 3]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_an_array_reads_as_json_reads_it(records, piece, ascii_only, indent):
     text = json.dumps(records, ensure_ascii=ascii_only, indent=indent)
     data = ("\ufeff" + text if piece % 2 else text).encode(errors="replace")
@@ -38,7 +38,7 @@ def test_an_array_reads_as_json_reads_it(records, piece, ascii_only, indent):
 
 
 @given(st.lists(JSON, max_size=6), st.integers(1, 40), st.sampled_from(["\n", "\r\n", "\n\n", " \n"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_lines_read_as_json_reads_them(records, piece, end):
     data = end.join(json.dumps(r) for r in ["first", *records]).encode()
     numbers = [n for n, line in enumerate(data.split(b"\n"), 1) if line.strip()]
@@ -46,7 +46,7 @@ def test_lines_read_as_json_reads_them(records, piece, end):
 
 
 @given(st.lists(JSON, min_size=1, max_size=4), st.integers(1, 30), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_truncated_array_is_refused_and_never_more_than_it_holds(records, piece, data):
     whole = json.dumps(records, ensure_ascii=False).encode(errors="replace")
     cut = data.draw(st.integers(0, len(whole) - 1))

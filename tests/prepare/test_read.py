@@ -97,7 +97,7 @@ RECORD = JSON | st.fixed_dictionaries(
 
 
 @given(RECORD)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_json_is_a_clip_or_has_a_reason(record):
     try:
         assert isinstance(read_record(record, "i", "d", "f#0"), Clip)

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +52,22 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def first_ended(children: Iterable[int]) -> tuple[int, int]:
+    """Waits for one of these processes, and for no other child of ours; its pid and its exit code."""
+    found: list[tuple[int, int]] = []
+
+    def one_ended() -> bool:
+        for child in children:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                found.append((pid, os.waitstatus_to_exitcode(status)))
+                return True
+        return False
+
+    wait_for(one_ended)
+    return found[0]
+
+
 def wait_for(there: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not there():
@@ -81,9 +97,9 @@ def test_of_four_drivers_one_commits(tmp_path, root, same):
     drivers = {forked(lambda number=number: driver(number)): number for number in range(4)}
     codes = []
     for _ in range(3):
-        child, status = os.waitpid(-1, 0)
+        child, code = first_ended(drivers)
         del drivers[child]
-        codes.append(os.waitstatus_to_exitcode(status))
+        codes.append(code)
     assert codes == [5, 5, 5]
     go.touch()
     winner = drivers.popitem()

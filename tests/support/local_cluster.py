@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,11 @@ def look(mark: str) -> dict[str, Any]:
     import ray
 
     token = Path("~/.ray/auth_token").expanduser()
-    session = os.path.realpath("/tmp/ray/session_latest")  # noqa: S108 - where Ray puts it
+    node = ray._private.worker._global_node
     found = doors(p.pid for p in family(mark))
     known = declared()
     methods = [m for many in known["grpc"].values() for m in many]
-    head = next(
-        d for d in found if d.port == int(ray._private.worker._global_node.webui_url.rpartition(":")[2])
-    )
+    head = next(d for d in found if d.port == int(node.webui_url.rpartition(":")[2]))
     is_open = [str(r) for r in open_routes(head, known["head"], WRONG) if r not in PUBLIC]
     closed = []
     for door in found:
@@ -39,7 +36,7 @@ def look(mark: str) -> dict[str, Any]:
         "modes": {
             "token": mode(token),
             "its folder": mode(token.parent),
-            "session": mode(session),
+            "session": mode(node.get_session_dir_path()),
         },
         "open": is_open,
         "refused": closed,

@@ -29,7 +29,7 @@ TEXT = st.one_of(ANY_TEXT, st.lists(st.sampled_from(PIECES), min_size=1).map("".
 ANSWER = TEXT.filter(lambda t: t.strip())
 KINDS = st.lists(st.sampled_from(list(MediumKind)), max_size=3)
 ROUNDS = st.lists(st.tuples(TEXT, ANSWER), min_size=1, max_size=4)
-PLENTY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+PLENTY = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 def conversation(rounds, kinds) -> list[Turn]:

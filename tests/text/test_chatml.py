@@ -17,7 +17,7 @@ from tests.text.learned import runs
 CHATML = TEMPLATES["chatml"]
 START, END = CHATML.tokens
 SPECIAL = ("<|endoftext|>", START, END, *TAGS)
-PLENTY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+PLENTY = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 TOKENIZERS = [bytes_tokenizer(SPECIAL), train_tokenizer([f" {t}" for t in TEXTS], 700, special=SPECIAL)]
 IDS = ["from bytes", "trained on the spot"]
 PIECES = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.errors import DamageError, ServiceError
@@ -35,7 +35,6 @@ ROWS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 30)), min_size=1, m
 
 
 @given(ROWS, st.integers(0, 20), st.integers(30, 200), st.sampled_from([0.0, 0.05, 0.5]))
-@settings(deadline=None)
 def test_ranges_cover_each_row_once_and_waste_little(steps, gap, most, waste):
     rows, at = [], 0
     for hole, length in steps:

@@ -64,7 +64,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(store, where, how, capl
 
 
 @given(at=st.floats(0, 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_record_with_any_flipped_bit_is_never_taken_for_whole(tmp_path_factory, at):
     store = Store(str(tmp_path_factory.mktemp("flip")))
     put(store, 10)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.errors import DamageError, RequestError
@@ -218,7 +218,6 @@ def test_packed_rows_do_not_depend_on_the_workers(mixture, loaded):
 
 
 @given(st.lists(st.integers(2, 100), min_size=1, max_size=80))
-@settings(deadline=None)
 def test_packing_keeps_every_sample_and_the_limit(lengths):
     rows = packed(lengths, 100)
     assert sorted(p for row in rows for p in row) == list(range(len(lengths)))

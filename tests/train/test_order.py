@@ -30,7 +30,7 @@ WEIGHTS = st.sampled_from([1.0, 2.0, 0.5, 0.3, 1.7, 0.01])
     st.integers(1, 9),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_each_sample_once_an_epoch(samples, size, seed, epoch, window, per_medium, grouped):
     kinds, lengths = zip(*samples, strict=True)
     order = Order(
@@ -43,7 +43,7 @@ def test_each_sample_once_an_epoch(samples, size, seed, epoch, window, per_mediu
 
 
 @given(st.lists(SAMPLE, min_size=1, max_size=300), st.integers(1, 20), st.integers(0, 99), st.integers(1, 99))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_grouped_batch_is_of_one_modality_but_for_the_last_ones(samples, size, seed, window):
     kinds, lengths = zip(*samples, strict=True)
     order = Order(stock(kinds, lengths, per_medium=3), [1.0], size, seed, window, grouped=True)
@@ -59,7 +59,7 @@ def test_a_grouped_batch_is_of_one_modality_but_for_the_last_ones(samples, size,
     st.integers(1, 30),
     st.integers(1, 5),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_part_is_seen_exactly_as_often_as_its_weight_says(parts, size, epochs):
     counts, weights = [n for n, _ in parts], [w for _, w in parts]
     order = Order(stock([VIDEO] * sum(counts), parts=counts), weights, size, 3, 16)
@@ -80,7 +80,6 @@ def test_a_part_is_seen_exactly_as_often_as_its_weight_says(parts, size, epochs)
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=5))
-@settings(deadline=None)
 def test_parts_alternate_in_proportion(counts):
     """Up to any position, each part has had its share to within half a sample of each part."""
     stream = interleaved([np.full(n, part) for part, n in enumerate(counts)])
@@ -101,7 +100,6 @@ def test_a_part_goes_on_where_it_stopped():
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 40))
-@settings(deadline=None)
 def test_the_shares_of_all_workers_are_the_batch(rows, world, micro):
     every = [shares(rows, rank, world, micro) for rank in range(world)]
     assert len({len(s) for s in every}) == 1
@@ -112,7 +110,7 @@ def test_the_shares_of_all_workers_are_the_batch(rows, world, micro):
 
 
 @given(st.integers(0, 60), st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_from_any_step_on_it_goes_on_the_same(step, grouped):
     kinds = [KINDS[n % 3] for n in range(50)]
 
@@ -242,7 +240,6 @@ def test_rates_of_the_reference():
 
 
 @given(st.integers(1, 500), st.floats(0, 1), st.sampled_from(["cosine", "linear", "constant"]))
-@settings(deadline=None)
 def test_rates_stay_between_nothing_and_the_peak(steps, warmup, kind):
     rates = [rate_factor(step, steps, warmup, kind) for step in range(steps)]
     assert all(0 <= r <= 1 for r in rates)

@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -80,15 +79,17 @@ def test_who_falls_silent_while_it_saves_gets_the_shorter_limit():
 
 
 def test_a_silent_rank_is_judged_by_where_it_is_and_not_by_its_last_sign():
-    here = Board()
+    now = [100.0]
+    here = Board(lambda: now[0])
     for number in (0, 1):
         here.enter("a", number, 2, {"host": "h", "node": "n", "pid": 100 + number, "started": "1"})
         here.post("a", number, {"step": 0, "phase": "start", "warm": False, "still_s": 0.0})
-    time.sleep(0.05)
-    here.look_up("a", 1, {"step": 9, "phase": "forward", "warm": True, "still_s": 0.02})
+    now[0] += 5
+    here.look_up("a", 1, {"step": 9, "phase": "forward", "warm": True, "still_s": 2.0})
+    now[0] += 1
     said = here.view()["ranks"][1]
     assert (said["step"], said["phase"], said["looked_up"]) == (9, "forward", True)
-    assert 0.02 <= said["still_s"] + said["age_s"] < 0.05
+    assert said["still_s"] + said["age_s"] == 3.0  # 2 s when it was looked up, and 1 s since
     here.look_up("a", 0, {})  # nothing was found
     assert here.view()["ranks"][0]["phase"] == "start"
     here.post("a", 1, {"step": 9, "phase": "step", "warm": True, "still_s": 0.0})
