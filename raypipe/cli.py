@@ -188,7 +188,8 @@ def parse(argv: list[str], verb: str = "") -> Request:
         elif item.startswith("--"):
             name, sep, value = item[2:].partition("=")
             name = name.replace("-", "_")
-            if name in (*FLAGS, *FLAGS_OF.get(verb, ())) and not sep:
+            flags = flags_of(verb, request.words)
+            if name in flags and not sep:
                 request.flags.add(name)
             elif name in NUMBERS and not sep and not (rest and rest[0].isdecimal()):
                 request.settings.append(f"{name}={NUMBERS[name]}")
@@ -197,7 +198,6 @@ def parse(argv: list[str], verb: str = "") -> Request:
             elif rest:
                 request.settings.append(f"{name}={rest.pop(0)}")
             else:
-                flags = [*FLAGS, *FLAGS_OF.get(verb, ())]
                 close = f", or did you mean one of --{', --'.join(flags)}?"
                 raise RequestError(f"{item} needs a value", f"{item} VALUE{close}")
         elif _is_setting(item):
@@ -205,6 +205,12 @@ def parse(argv: list[str], verb: str = "") -> Request:
         else:
             request.words.append(item)
     return request
+
+
+def flags_of(verb: str, words: list[str]) -> list[str]:
+    """The options without a value; behind the verb that submit is told, that verb's too."""
+    submitted = words[0] if verb == "submit" and words else ""
+    return [*FLAGS, *FLAGS_OF.get(verb, ()), *FLAGS_OF.get(submitted, ())]
 
 
 def main(argv: list[str] | None = None, command: Command | None = None) -> int:

@@ -42,15 +42,19 @@ class RaypipeError(Exception):
             lines.append(f"  try: {self.remedy}")
         flat = [
             line if len(line) <= MAX_WIDTH else f"{line[:MAX_WIDTH]} ..."
-            for line in map(_shown, "\n".join(lines).splitlines())
+            for line in map(printable, "\n".join(lines).splitlines())
         ]
         if len(flat) > MAX_LINES:
             flat = [*flat[: MAX_LINES - 1], "  ..."]
         return "\n".join(flat)
 
 
-def _shown(line: str) -> str:
-    """A line without what would steer a terminal: names of files and keys may hold anything."""
+def printable(line: str) -> str:
+    r"""A line without what would steer a terminal: names of files and keys may hold anything.
+
+    >>> printable("a\x1b]0;b\x07 c")
+    'a\\x1b]0;b\\x07 c'
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 

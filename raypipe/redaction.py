@@ -11,19 +11,28 @@ from pathlib import Path
 HIDDEN = "***"
 LEAST_CHARACTERS = 8  # of a value that is hidden by itself; a shorter one would blacken ordinary words
 
+# Logs go through these whole: none may read a stretch of text again and again where it does not match.
 _ADDRESSES = re.compile(
-    r"(?<=://)[^/\s]+@|(?<=[?&])[^=&\s]*(?:key|token|secret|sig|credential)[^=&\s]*=[^&\s]*", re.I
+    r"(?<=://)[^/\s]+@"
+    r"|(?<=[?&])(?=[^=&?\s]*?(?:key|token|secret|sig|credential))[^=&?\s]*+=[^&\s]*",
+    re.I,
 )
-_SHAPES = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[oprsu]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
-    r"|\bglpat-[\w-]{20,}|\bA[KS]IA[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bnvapi-[\w-]{20,}|\bxox[a-z]-[\w-]{10,}"
-    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"  # a JSON web token
-    r"|(?:(?<=Bearer )|(?i:(?<=authorization: basic )))[A-Za-z0-9._~+/=-]{8,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END|\Z)",
+KEYS = (  # what keys look like by themselves; an upload is searched for the same
+    r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|glpat-[\w-]{20,}|A[KS]IA[0-9A-Z]{16}\b|AIza[\w-]{35}|nvapi-[\w-]{20,}|xox[a-z]-[\w-]{10,}"
+    r"|eyJ[\w-]{8,1000}\.eyJ[\w-]{8,}\.[\w-]*)"  # a JSON web token
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END|\Z)"
 )
+_SHAPES = re.compile(KEYS + r"|(?:(?<=Bearer )|(?i:(?<=authorization: basic )))[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNED = re.compile(
     r"(?i)((?:api[-_]?key|password|passwd|secret(?:_access)?(?:_key)?|(?:access|auth|session)[-_]?token)['\"]?\s*[=:]\s*['\"]?)"
     r"[^\s'\",;&}]{8,}"
+)
+_USERS = re.compile(  # curl -u name:password; ids in numbers are docker's
+    r"(?<!\S)(-[uU]\s{0,8}|-\w{1,16}[uU]\s{1,8}|--(?:proxy-)?user(?:\s{1,8}|=))"
+    r"(?!\d{1,10}:\d{1,10}(?!\S))"
+    r"(?:'[^':\n]{1,256}:[^'\n]*'?|\"[^\":\n]{1,256}:[^\"\n]*\"?"
+    r"|[^\s:'\"]{1,256}:(?!//)\S*)"
 )
 _NAMES = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_(?!FILE|PATH|ID$))", re.I)
 _known: set[str] = set()
@@ -54,4 +63,5 @@ def redact(text: str) -> str:
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     text = _ADDRESSES.sub(lambda found: f"{HIDDEN}@" if found[0].endswith("@") else HIDDEN, text)
+    text = _USERS.sub(rf"\g<1>{HIDDEN}", text)
     return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", _SHAPES.sub(HIDDEN, text))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from raypipe.cluster_files.places import Document, Place
 from raypipe.cluster_files.types import spelled
 from raypipe.cluster_files.view import Hit, View
+from raypipe.redaction import redact
 
 DEFAULT = " (Ray's default)"  # behind the place of what the file leaves to Ray
 
@@ -77,8 +78,8 @@ class At(NamedTuple):
     place: Place
 
     def finding(self, rule: str, severity: Severity, said: str, fix: str) -> Finding:
-        """What is not in the file itself comes from Ray's defaults, and is named so."""
+        """What is not in the file itself comes from Ray's defaults, and is named so; secrets are left out."""
         named = spelled(self.place)
         if self.place and self.place[:1] not in self.source.lines:
             named += DEFAULT
-        return Finding(rule, severity, self.file, self.source.line(self.place), named, said, fix)
+        return Finding(rule, severity, self.file, self.source.line(self.place), named, redact(said), fix)

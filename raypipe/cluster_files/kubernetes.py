@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +19,8 @@ SPOT = {  # node labels by which the clouds and Karpenter mark machines that can
     "kubernetes.azure.com/scalesetpriority": "spot",
 }
 INSTANCE = "node.kubernetes.io/instance-type"
-UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
+UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+UNITS |= {"E": 1e18, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 
 
 def quantity(text: object) -> float | None:
@@ -31,7 +32,8 @@ def quantity(text: object) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(e[+-]?\d+)?([A-Za-z]*)", str(text).strip(), re.IGNORECASE)
     if not found or isinstance(text, bool) or found[3] not in UNITS:
         return None
-    return float(found[1] + (found[2] or "")) * UNITS[found[3]]
+    value = float(found[1] + (found[2] or "")) * UNITS[found[3]]
+    return value if math.isfinite(value) else None
 
 
 def cluster_part(path: str, source: Document) -> Part | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from typing import Any
@@ -55,7 +56,10 @@ def _cloud(part: Part, name: str, head: bool, limit: int) -> NodeType:
 
 
 def _number(part: Part, key: str) -> float | None:
-    return float(part.take(key, int, 0)) if part.value.get(key) is not None else None
+    try:
+        return float(part.take(key, int, 0)) if part.value.get(key) is not None else None
+    except OverflowError:
+        raise part.fault((*part.place, key), "is larger than any machine's") from None
 
 
 def _instance(config: Part) -> str | None:
@@ -114,9 +118,10 @@ def _local(top: Part) -> tuple[NodeType, ...]:
 
 def _said(text: str) -> float | None:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None  # $(nproc) and the like: known on the machine only
+    return value if math.isfinite(value) else None
 
 
 def started_with(commands: list[Any]) -> dict[str, str]:
@@ -131,7 +136,7 @@ def started_with(commands: list[Any]) -> dict[str, str]:
             words = [
                 w.strip("\"'") for w in command.partition("ray start")[2].split()
             ]  # bash -c "ray start ..."
-        for word, after in zip(words, [*words[1:], ""], strict=True):
+        for word, after in zip(words, [*words, ""][1:], strict=True):
             if word.startswith("--"):
                 name, sep, value = word[2:].partition("=")
                 options[name] = value if sep else "" if after.startswith("--") else after

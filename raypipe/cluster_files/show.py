@@ -7,6 +7,7 @@ import textwrap
 from typing import Any
 
 from raypipe.cluster_files.findings import DEFAULT
+from raypipe.errors import printable
 
 WIDTH = 100
 
@@ -25,7 +26,7 @@ def text(result: dict[str, Any]) -> str:
         lines += ["", *_kind(severity, rule, found, result["file"], width)]
     if lines:
         lines.append("")
-    return "\n".join([_summary(result), *lines, *_to_edit(result)]).rstrip()
+    return "\n".join(map(printable, [_summary(result), *lines, *_to_edit(result)])).rstrip()
 
 
 def _kind(severity: str, rule: str, rows: list[dict[str, Any]], path: str, width: int) -> list[str]:

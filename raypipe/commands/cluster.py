@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raypipe.cli import VERBS, Request, show
+from raypipe.cli import FLAGS_OF, VERBS, Request, show
 from raypipe.commands.arguments import MOST_DIGITS, one_word, whole_number
 from raypipe.errors import RaypipeError, RequestError, nearest
 from raypipe.redaction import redact
@@ -41,15 +41,18 @@ def status(request: Request) -> int:
         found = status_of(request.words[0])
         show(found, render(found), request.json)
         return 0
-    many, code = [], 0
+    many, faults = [], []
     for word in request.words:
         try:
             many.append(status_of(word))
         except RaypipeError as fault:
-            many.append({"run": local(word), "state": "unreadable", "message": fault.message})
-            code = code or fault.exit_code
+            told = {"run": local(word), "state": "unreadable", "message": fault.message, "next": fault.remedy}
+            many.append(told)
+            faults.append(fault)
     show({"runs": many}, render_many(many), request.json)
-    return code
+    if faults:
+        raise faults[0]  # the table has them all
+    return 0
 
 
 def logs(request: Request) -> int:
@@ -90,7 +93,9 @@ def submit(request: Request) -> int:
     if not request.words:
         raise RequestError("submit which verb?", "raypipe submit VERB [yaml] [key=value ...]")
     root = Path.cwd()
-    wanted = order(request.words[0], request.words[1:], request.settings, list(VERBS), root)
+    verb, *words = request.words
+    flags = [f"--{name}" for name in FLAGS_OF.get(verb, ()) if name in request.flags]
+    wanted = order(verb, words, request.settings, list(VERBS), root, flags)
     out = sys.stderr if request.json else sys.stdout
     submitter = Submitter(
         Dashboard(address_of(address)),

@@ -19,6 +19,7 @@ PROTECTED = "/api/jobs/"  # of the dashboard: answers nobody without the token
 LISTENS = "0A"  # a state in /proc/net/tcp
 LEFT_GIB, LEFT_SESSIONS = 5.0, 500
 SKEW_S = 60.0
+SUMMARY = 64 << 20  # bytes; of a node it is some 10 kB, with many workers 100
 FULL, LEAST_DISK = 95.0, 10 * GIB  # percent; bytes
 DANGER = "whoever has it can run code on your cluster"
 ELSEWHERE = "export RAY_AUTH_TOKEN_PATH=FILE, which may be new, in a folder of yours"
@@ -152,9 +153,13 @@ def nodes(host: Host, _: Asked) -> Iterator[Finding]:
     named = host.environ.get("RAY_ADDRESS", "")
     if not named.startswith(("http://", "https://")):
         return
-    answer = host.fetch(named.rstrip("/") + "/nodes?view=summary", _bearer(host))
+    answer = host.fetch(named.rstrip("/") + "/nodes?view=summary", _bearer(host), SUMMARY)
     if answer is None or answer.status != 200:
         return  # RAY_ADDRESS says so
+    if answer.cut:
+        said = f"what the dashboard says of them is longer than {SUMMARY >> 20} MiB; none was looked at"
+        yield warn("nodes", said, "look at them in the dashboard, or with ray status")
+        return
     rows = json.loads(answer.body)["data"]["summary"]
     alive = [row for row in rows if row.get("raylet", {}).get("state") == "ALIVE"]
     short = [said for row in alive for said in _short(row)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 import email.utils
+import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -36,11 +37,12 @@ class Disk:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an address answered: the status, the beginning of the body, and the clock of the other side."""
+    """What an address answered: status, body (``cut``: its beginning), and the clock of the other side."""
 
     status: int
     body: str
     date: float | None
+    cut: bool = False
 
 
 class Host:
@@ -187,20 +189,20 @@ class Host:
         except OSError:
             return False
 
-    def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> Answer | None:
-        """A GET without proxies and redirects; None where nobody answers."""
+    def fetch(self, url: str, headers: Mapping[str, str] | None = None, most: int = MOST) -> Answer | None:
+        """A GET without proxies and redirects, of so many bytes; None where nobody answers."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
         try:
             request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - http(s) only
             if request.type not in ("http", "https"):
                 return None
             with opener.open(request, timeout=WAIT_S) as answer:
-                return Answer(
-                    answer.status, answer.read(MOST).decode(errors="replace"), _date(answer.headers)
-                )
+                held = answer.read(most + 1)
+                body = held[:most].decode(errors="replace")
+                return Answer(answer.status, body, _date(answer.headers), cut=len(held) > most)
         except urllib.error.HTTPError as refused:
             return Answer(refused.code, "", _date(refused.headers))
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):  # the last: it speaks no HTTP
             return None
 
 

@@ -3,6 +3,7 @@
 Counts are exact: they come from the units that the run itself would carry out. What is committed in ``out``
 is known by the units' names, which hold the weights; these are read only where there is something to compare.
 A model at an address is not fetched for it: as long as it is not on this machine, nothing counts as answered.
+Nor does anything of a model that is still to be trained; all that does not hang on it is counted.
 The endpoint of a served model is not asked: what is committed counts as answered by what it serves now.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from raypipe.benchmark import Asks, Benchmark, wants_judge
@@ -29,6 +31,7 @@ from raypipe.model.near import bytes_to_fetch
 from raypipe.model.read_outline import folder_outline
 from raypipe.records import MediumKind, MediumRef, Prediction, predictions_of
 from raypipe.settings import EvaluateSettings, JudgeSettings
+from raypipe.store.files import Store
 from raypipe.store.run import SETTINGS, Run
 
 UNSEEN = Subject("", Card())
@@ -68,7 +71,8 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
     Returns:
         ``benchmarks`` (a row each), ``missing_benchmarks`` with the file that is not there, ``totals`` of the
         rows and the answers of the certificate, ``model``, and ``judge``: calls, tokens and cost of judging,
-        and ``more_calls`` that come on top at most, where a rule cannot read an answer.
+        and ``more_calls`` that come on top at most, where a rule cannot read an answer. ``lacks`` says why
+        the model is not there yet; then nothing of it is known.
 
     Raises:
         RequestError: as ``evaluate``, as far as it shows without loading a model; ``out`` holds another run.
@@ -77,8 +81,9 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
     tree = open_tree(settings.eval_root, lambda: {b.folder for b in named_benchmarks(settings)})
     with tree.named():
         chosen, missing = choose_benchmarks(settings, tree)
-        run, model = _there(settings), _model(settings)
-        if model["bytes_to_fetch"]:
+        run, lacks = _there(settings), _lacks(settings)
+        model = _model(settings, there=not lacks)
+        if model["bytes_to_fetch"] or lacks:
             run, subject = None, UNSEEN
         else:
             weigh = run is not None and settings.served is None
@@ -98,6 +103,7 @@ def forecast(settings: EvaluateSettings) -> dict[str, Any]:
             rows.append(row)
     return {
         "out": settings.out,
+        "lacks": lacks,
         "benchmarks": [asdict(row) for row in rows],
         "missing_benchmarks": missing,
         "totals": _totals(rows, settings),
@@ -237,10 +243,40 @@ def _actor(settings: EvaluateSettings, sizes: _Sizes) -> dict[str, Any] | None:
     ).row()
 
 
-def _model(settings: EvaluateSettings) -> dict[str, Any]:
+def _folders(settings: EvaluateSettings) -> list[str]:
+    """The paths of the weights; none of a served model."""
+    paths = (settings.model, settings.model_base) if settings.served is None else ()
+    return [path for path in paths if path]
+
+
+def _lacks(settings: EvaluateSettings) -> list[str]:
+    """Which models are not there yet.
+
+    Raises:
+        RequestError: something else lies in the place of one.
+    """
+    found = []
+    for path in _folders(settings):
+        try:
+            bytes_to_fetch(path) if "://" in path else folder_of(path)
+        except RequestError as fault:
+            if not _to_come(path):
+                raise
+            found.append(fault.message)
+    return found
+
+
+def _to_come(path: str) -> bool:
+    """Nothing lies there, or a training that is not finished."""
+    if not (Store(path).states() if "://" in path else Path(path).exists()):
+        return True
+    run = Run(path)
+    return run.store.exists(SETTINGS) and run.kind == "train" and not run.complete
+
+
+def _model(settings: EvaluateSettings, *, there: bool) -> dict[str, Any]:
     """Size of the weights and of the cache, where the model's files say so."""
-    served = settings.served is not None
-    paths = [path for path in (settings.model, settings.model_base) if path and not served]
+    served, paths = settings.served is not None, _folders(settings) if there else []
     facts: dict[str, Any] = {
         "model": settings.model,
         "bytes_to_fetch": sum(bytes_to_fetch(path) for path in paths if "://" in path),
@@ -248,7 +284,7 @@ def _model(settings: EvaluateSettings) -> dict[str, Any]:
         "weight_bytes": None,
         "cache_bytes_per_token": None,
     }
-    if facts["bytes_to_fetch"] or served:
+    if facts["bytes_to_fetch"] or served or not there:
         return facts
     folders = [folder_of(path) for path in paths]
     counts = [parameters_of(folder) for folder in folders]

@@ -41,7 +41,11 @@ def plan_evaluate(settings: EvaluateSettings, room: Room) -> tuple[str, dict[str
         "fit": [one.row() for one in fits],
         "cost": cost,
     }
-    lines = [*_counts(found), *_model(found, settings, gpu), *_judge(found["judge"])]
+    missing = [
+        ("lacks", f"{said}; its memory and what it may have answered are not known")
+        for said in found["lacks"]
+    ]
+    lines = [*missing, *_counts(found), *_model(found, settings, gpu), *_judge(found["judge"])]
     lines += place_lines(fits, room)
     if room.machines.where != "this machine":
         lines.append(cost_line(cost, room))

@@ -73,8 +73,9 @@ class _Node:
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.cpus = math.inf if kind.cpus is None else kind.cpus
-        whole = min(MOST, math.floor(kind.gpus + WORKABLE))
-        self.gpus = [1.0] * whole + ([kind.gpus - whole] if kind.gpus - whole > WORKABLE else [])
+        gpus = min(kind.gpus, MOST)
+        whole = math.floor(gpus + WORKABLE)
+        self.gpus = [1.0] * whole + ([gpus - whole] if gpus - whole > WORKABLE else [])
 
     def take(self, ask: Ask) -> bool:
         if ask.cpus > self.cpus + WORKABLE or (not ask.cpus and self.kind.cpus == 0 and not ask.gpus):

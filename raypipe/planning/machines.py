@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raypipe import capacity
 from raypipe.cluster_files.read import read_cluster
 from raypipe.errors import RequestError, nearest
 from raypipe.planning.prices import PriceFile
@@ -78,6 +80,16 @@ class Machines:
 
     def row(self) -> dict[str, Any]:
         return {"where": self.where, "kinds": [asdict(kind) for kind in self.kinds], "most": self.most}
+
+    def at_most(self) -> capacity.Machines:
+        """The same nodes where only their CPUs and GPUs count."""
+        nodes = tuple(
+            capacity.Machine(
+                kind.name, math.inf if kind.cpus is None else kind.cpus, kind.gpus, kind.count, kind.head
+            )
+            for kind in self.kinds
+        )
+        return capacity.Machines(nodes, most=math.inf if self.most is None else self.most)
 
     def gpu(self) -> Gpu | None:
         """The GPU of the machines that have one, the smallest where they differ."""

@@ -18,9 +18,9 @@ FILE = Path("cluster") / "prices.yaml"
 class Machine(Settings):
     """One kind of machine; None: it is not known, which is never 0."""
 
-    usd_per_hour: float | None = Field(None, gt=0)
-    cpus: float | None = Field(None, gt=0)
-    memory_gib: float | None = Field(None, gt=0)
+    usd_per_hour: float | None = Field(None, gt=0, allow_inf_nan=False)
+    cpus: float | None = Field(None, gt=0, allow_inf_nan=False)
+    memory_gib: float | None = Field(None, gt=0, allow_inf_nan=False)
     gpus: int = Field(0, ge=0)
     gpu: str | None = None
 

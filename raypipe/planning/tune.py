@@ -83,11 +83,8 @@ def at_once_of(settings: TuneSettings, trials: list[Trial], room: Room) -> int:
     """
     asked = [_whole(trial.stage) for trial in trials]
     cpus, gpus = max(cpus for cpus, _ in asked), max(gpus for _, gpus in asked)
-    have_cpus = sum(
-        kind.count * (math.inf if kind.cpus is None else kind.cpus) for kind in room.machines.kinds
-    )
-    have_gpus = sum(kind.count * kind.gpus for kind in room.machines.kinds)
-    fits = min(have / wanted for have, wanted in ((have_cpus, cpus), (have_gpus, gpus)) if wanted)
+    have = room.machines.at_most()
+    fits = min(there / wanted for there, wanted in ((have.cpus, cpus), (have.gpus, gpus)) if wanted)
     most = min(settings.max_concurrent or len(trials), len(trials))
     return most if math.isinf(fits) else min(most, math.floor(fits + 1e-9))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from raypipe.errors import RequestError, StoppedError
+from raypipe.errors import RequestError, StoppedError, printable
 from raypipe.store.starts import DIED, FAILED, FINISHED, RUNNING, STOPPED, UNREADABLE, moment
 from raypipe.terminal import duration
 
@@ -39,7 +39,8 @@ def render(status: Mapping[str, Any]) -> str:
     rows += _go_on(status, bool(failed_since))
     if status["state"] != RUNNING and status["starts"]:
         rows.append(("log", f"raypipe logs {status['run']}"))
-    return "\n".join([head, *(line for label, text in rows for line in _wrapped(label, text))])
+    lines = [head, *(line for label, text in rows for line in _wrapped(label, text))]
+    return "\n".join(map(printable, lines))
 
 
 def _go_on(status: Mapping[str, Any], failed_since: bool) -> list[tuple[str, str]]:
@@ -68,7 +69,8 @@ def render_many(found: Sequence[Mapping[str, Any]]) -> str:
             rows.append([s["state"], "-", "-", "-", s["message"]])
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return "\n".join(
-        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows
+        printable("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]))
+        for row in rows
     )
 
 

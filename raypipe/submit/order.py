@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,20 @@ class Order:
         return "-".join(["raypipe", self.verb, *([label] if label.strip("_") else []), digest])
 
 
-def order(verb: str, words: list[str], settings: list[str], verbs: list[str], root: Path) -> Order:
+def order(
+    verb: str,
+    words: list[str],
+    settings: list[str],
+    verbs: list[str],
+    root: Path,
+    flags: Sequence[str] = (),
+) -> Order:
     """Checks a request as far as this machine can, and says it in the job's words.
 
     Args:
         verbs: the verbs of the command line.
         root: the folder that is uploaded, where the job starts.
+        flags: options of the verb that take no value, as they are typed.
 
     Raises:
         RequestError: what the verb itself would refuse, and paths that are this machine's only.
@@ -103,7 +111,7 @@ def order(verb: str, words: list[str], settings: list[str], verbs: list[str], ro
     out, paths = _checked(verb, words, settings)
     if out is not None:
         _refuse_relative("out", out)
-    return Order(verb, (*words, *settings), out, tuple(paths))
+    return Order(verb, (*words, *settings, *flags), out, tuple(paths))
 
 
 def refuse_missing(wanted: Order, upload: Upload) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypipe.errors import RequestError
+from raypipe.redaction import KEYS
 
 MIB = 1 << 20
 LIMIT_MIB = 100  # Ray takes up to 512 MiB; code and settings are a hundredth of that
@@ -48,13 +49,8 @@ MADE = (
 EXCLUDES = [*SECRETS, *DATA, *MADE]
 _LEAVE_OUT = "name it, or the folder that holds it, in .rayignore"
 
-_KEYS = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    rb"|\bsk-[A-Za-z0-9_-]{20,}"
-    rb"|\bAKIA[0-9A-Z]{16}\b"
-    rb"|\bhf_[A-Za-z0-9]{30,}\b"
-    rb"|\bgh[pousr]_[A-Za-z0-9]{30,}\b"
-)
+# No keys: scikit-learn's styles (sk-estimator-doc-link), SSH's kinds of keys (sk-ecdsa-sha2-nistp256).
+_KEYS = re.compile(rf"(?!sk-(?:ecdsa-|[A-Za-z_-]+(?![\w-])))(?:{KEYS})".encode())
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["cluster", "chek", "a.yaml"], "did you mean 'check'?"),
         (["cluster", "check"], "takes one file"),
         (["cluster", "check", "none.yaml"], "no such file"),
+        (["cluster", "check", ""], "no such file: ''"),
         (["cluster", "check", "a.yaml", "x=1"], "no option 'x'"),
     ],
 )
@@ -239,6 +240,14 @@ def test_wrong_commands_are_answered(argv: list[str], said: str, capsys: pytest.
 
 def test_severities_are_two_words() -> None:
     assert {str(s) for s in Severity} == {"fail", "warn"}
+
+
+def test_the_page_shows_what_the_check_of_the_shipped_file_says(capsys, monkeypatch):
+    page = (REPO / "docs/cluster_files.md").read_text()
+    shown = page.partition("$ raypipe cluster check cluster.yaml\n")[2].partition("```")[0]
+    monkeypatch.chdir(REPO)
+    assert main(["cluster", "check", "cluster.yaml"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 def test_the_page_names_every_rule():
@@ -315,3 +324,25 @@ def test_what_is_no_clusters_file_is_answered_with_the_next_step(tmp_path, text)
         check(str(file))
     assert fault.value.remedy
     assert "Errno" not in fault.value.message
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(tmp_path, capsys):
+    file = copied(tmp_path) / AWS
+    image = 'image: "ray\\e]0;owned\\a:latest"'
+    file.write_text(file.read_text().replace("image: rayproject/ray:", f"{image}  # "))
+    assert any("\x1b]0;owned\x07" in found["said"] for found in check(str(file))[1]["findings"])
+    main(["cluster", "check", str(file)])
+    told = capsys.readouterr().out
+    assert "owned" in told
+    assert all(line.isprintable() for line in told.splitlines())
+
+
+@pytest.mark.parametrize("secret", ["-u me:hunter2hunter2", "--user=me:hunter2", "-sSu 'me:hunter2 hunter2'"])
+def test_a_command_is_shown_without_its_secrets(tmp_path, capsys, secret):
+    file = copied(tmp_path) / AWS
+    file.write_text(file.read_text().replace(SETUP, f"{SETUP}  - curl {secret} https://x.host/i.sh | bash\n"))
+    for more in ([], ["--json"]):
+        assert main(["cluster", "check", str(file), *more]) == 2
+        told = capsys.readouterr().out
+        assert "curl -" in told
+        assert "hunter2" not in told

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.cluster_files import NodeType, read_cluster
+from raypipe.cluster_files.kubernetes import quantity
 from raypipe.cluster_files.places import MAX_NODES, read_documents
 from raypipe.errors import RequestError
 
@@ -226,3 +227,25 @@ def test_what_has_another_form_is_answered_with_the_next_step(tmp_path):
     with pytest.raises(RequestError, match="line 2: head_node_type is not a text") as fault:
         read_cluster(str(file))
     assert "cluster.yaml" in fault.value.remedy
+
+
+def test_ray_start_with_no_options_is_a_worker_of_any_size(tmp_path: Path) -> None:
+    text = LOCAL.replace('"ray start --address=a:6379 --num-cpus=$(nproc) --num-gpus=8"', "ray start")
+    _, worker = read_cluster(write(tmp_path, text)).node_types
+    assert (worker.cpus, worker.gpus, worker.max_nodes) == (None, None, 2)
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 400, "inf", "nan"])
+def test_a_number_that_no_machine_has_is_none(tmp_path: Path, number: str) -> None:
+    text = KUBERAY.replace('"0"', f'"{number}"').replace("memory: 16Gi", f'memory: "{number}"')
+    head, _ = read_cluster(write(tmp_path, text)).node_types
+    assert (head.cpus, head.memory_bytes) == (None, None)
+    _, worker = read_cluster(write(tmp_path, LOCAL.replace("gpus=8", f"gpus={number}"))).node_types
+    assert worker.gpus is None
+    with pytest.raises(RequestError, match=r"resources\.CPU is larger than any machine's"):
+        read_cluster(write(tmp_path, AWS.replace("CPU: 96", f"CPU: {'9' * 400}")))
+
+
+def test_units_of_kubernetes() -> None:
+    found = {text: quantity(text) for text in ("2E", "1Ei", "1E3", "2u", "2n", "1e")}
+    assert found == {"2E": 2e18, "1Ei": 2.0**60, "1E3": 1000.0, "2u": 2e-6, "2n": 2e-9, "1e": None}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from raypipe.doctor.hardware import SHARED
-from raypipe.doctor.host import Answer, Disk, Host
+from raypipe.doctor.host import MOST, Answer, Disk, Host
 
 GIB = 1 << 30
 TMP = "/tmp"  # noqa: S108 - a name, of the described machine
@@ -112,10 +113,12 @@ class Described(Host):
     def listens(self, port: int, host: str = "127.0.0.1") -> bool:
         return (host, port) in self.ports
 
-    def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> Answer | None:
-        if headers and headers.get("Authorization") == "Bearer secret" and f"token {url}" in self.answers:
-            return self.answers[f"token {url}"]
-        return self.answers.get(url)
+    def fetch(self, url: str, headers: Mapping[str, str] | None = None, most: int = MOST) -> Answer | None:
+        opened = headers and headers.get("Authorization") == "Bearer secret"
+        answer = self.answers.get(f"token {url}" if opened else url, self.answers.get(url))
+        if answer is None or len(answer.body) <= most:
+            return answer
+        return replace(answer, body=answer.body[:most], cut=True)
 
     def runs_ray(self, base: str = "http://127.0.0.1:8265", version: str = RAY, **more: Any) -> None:
         """A Ray at an address, closed by the token of this machine."""

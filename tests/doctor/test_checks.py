@@ -363,7 +363,7 @@ def test_checks_run_side_by_side():
 
 def test_nothing_outside_is_touched_unless_it_is_named():
     class Offline(Described):
-        def fetch(self, url, headers=None):
+        def fetch(self, url, headers=None, most=0):
             assert url.startswith("http://127.0.0.1:"), url
             return super().fetch(url, headers)
 

@@ -18,6 +18,7 @@ from raypipe.evaluate.work import Answerer
 from raypipe.model import near
 from raypipe.settings import JudgeSettings
 from raypipe.store.files import Store
+from raypipe.store.run import Run
 from tests.evaluate.test_eval_mirror import put_tree
 from tests.evaluate.test_prepared import CLIP, IMAGE, prepare
 from tests.evaluate.test_run import predictions_in
@@ -140,6 +141,36 @@ def test_a_model_at_an_address_is_not_fetched(root, tiny_folder, tmp_path, s3_ro
     after = forecast(settings)
     assert after["model"]["bytes_to_fetch"] == 0
     assert after["totals"]["answered"] == 8
+
+
+@pytest.mark.parametrize("place", ["nowhere", "unfinished"])
+def test_a_model_that_is_still_to_be_trained_is_lacking(root, tiny_folder, tmp_path, place, capsys):
+    """All that does not hang on it is counted: questions, decodes, the judge's calls and their price."""
+    folder = tmp_path / "runs" / place
+    if place == "unfinished":
+        Run.start(str(folder), "train", JudgeSettings())
+    judge = {"price": {"prompt": 2, "reply": 4}}
+    there = forecast(asking(root, tiny_folder, tmp_path / "run", judge=judge))
+    settings = asking(root, folder, tmp_path / "run", judge=judge)
+    plan = forecast(settings)
+    assert there["lacks"] == []
+    assert [str(folder) in said for said in plan["lacks"]] == [True]
+    for key in ("benchmarks", "totals", "judge"):
+        assert plan[key] == there[key]
+    assert plan["judge"]["usd"] > 0
+    assert (plan["model"]["parameters"], plan["model"]["actor"]) == (None, None)
+    file = tmp_path / "e.yaml"
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True)))
+    assert main(["plan", str(file)]) == 0
+    assert "lacks" in capsys.readouterr().out
+
+
+def test_what_lies_in_the_place_of_a_model_and_is_none_is_refused(root, tmp_path):
+    (tmp_path / "notes").mkdir()
+    Run.start(str(tmp_path / "other"), "prepare", JudgeSettings())
+    for name, said in (("notes", "holds neither config.json"), ("other", "is a run of prepare")):
+        with pytest.raises(RequestError, match=said):
+            forecast(asking(root, tmp_path / name, tmp_path / "run"))
 
 
 def test_the_size_of_the_model(root, tiny_folder, tmp_path):

@@ -252,3 +252,15 @@ def test_no_number_is_counted_for_ever():
     found = fit(Ask("worker", 5_000, 1, 96, 1), many)  # each on a node of its own
     assert (found.held, found.used[0].nodes) == (5_000, 5_000)
     assert fit(Ask("worker", 1, 1, 1, 1), on(Kind("gpu", 1, 1, 96.0, 1e9))).ok
+
+
+def test_nobody_counts_more_gpus_than_processes_of_a_node():
+    assert fit(Ask("worker", 8, 8, 0, 1), on(Kind("odd", 1, 1, 96.0, float("inf")))).held == 8
+
+
+def test_a_price_file_holds_finite_numbers(tmp_path):
+    file = tmp_path / "prices.yaml"
+    for name in ("usd_per_hour", "cpus", "memory_gib"):
+        file.write_text(f"as_of: 2026-01-01\nmachines: {{a: {{{name}: .inf}}}}")
+        with pytest.raises(RequestError, match=f"{name}.* finite"):
+            read_prices(str(file))

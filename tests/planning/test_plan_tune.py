@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from raypipe.cli import main
+from raypipe.planning.machines import Kind, Machines
+from raypipe.planning.prices import PriceFile
+from raypipe.planning.room import Room
 from raypipe.planning.text import WIDTH
+from raypipe.planning.tune import at_once_of
+from raypipe.settings import TuneSettings, load
+from raypipe.settings.tune import stage_of
+from raypipe.train.space import trials_of
 from tests.planning.test_fit import CLUSTER
 from tests.support.held import seed_that_holds
 from tests.support.prepared import drawn_run
@@ -112,3 +119,24 @@ def test_the_text_fits_a_terminal(files, capsys):
     assert "ASHA stops the poorer ones at steps 3, 6: 24 to 48 steps in all" in " ".join(
         " ".join(lines).split()
     )
+
+
+def _kind(name: str, cpus: float | None, gpus: float, count: int = 4) -> Kind:
+    return Kind(name, count, 0, cpus, gpus)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "most", "at_once"),
+    [
+        ([_kind("unknown", None, 8, 0), _kind("one", 96, 8, 2)], None, 3),  # 0 nodes of unknown size are none
+        ([_kind("unknown", None, 8, 2)], None, 3),
+        ([_kind("a", 96, 5), _kind("b", 96, 5)], 4, 4),  # not eight nodes: four of both kinds together
+        ([_kind("a", 96, 5), _kind("b", 96, 5)], None, 8),
+    ],
+)
+def test_trials_are_counted_over_nodes_that_can_be_there_together(files, kinds, most, at_once):
+    settings = load(TuneSettings, files / "search.yaml", ["space.optimizer.weight_decay.grid=[0, 0.1, 0.2]"])
+    trials = trials_of(settings, stage_of(settings))
+    machines = Machines("cluster.yaml", tuple(kinds), most)
+    room = Room(machines, PriceFile("none", None), None, 0.4, False)
+    assert at_once_of(settings, trials, room) == at_once

@@ -19,7 +19,7 @@ from raypipe.errors import RaypipeError, ServiceError
 from raypipe.prepare import work
 from raypipe.status.logs import follow
 from raypipe.status.look import status_of
-from raypipe.status.show import render
+from raypipe.status.show import render, render_many
 from raypipe.store import recording as module
 from raypipe.store.files import Store
 from raypipe.store.process import Process
@@ -157,9 +157,11 @@ def test_every_kind_of_run_and_what_is_none(tmp_path, capsys):
     assert many[0]["progress"]["questions"][0] == many[0]["totals"]["inputs"]
     capsys.readouterr()
     assert cli.main(["status", *runs, train, str(tmp_path)]) == 2
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
     assert len(lines) == len(runs) + 2
     assert "not a run folder" in lines[-1]
+    assert told.err == f"error: not a run folder: {tmp_path}\n  try: give the out= folder of a raypipe run\n"
     assert cli.main(["status", train, *runs, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == len(runs) + 1
 
@@ -275,3 +277,12 @@ def test_neither_needs_ray(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
     assert "finished" in done.stdout
+
+
+def test_what_a_fault_said_cannot_steer_the_terminal(tmp_path):
+    with pytest.raises(ServiceError):
+        stopped_after(1, drawn(tmp_path), tmp_path / "run", ServiceError("no \x1b]0;owned\x07", "free it"))
+    found = status_of(str(tmp_path / "run"))
+    assert "\x1b]0;owned\x07" in found["message"]
+    for told in (render(found), render_many([found, {"run": "a", "state": "b", "message": "\x1b[2J"}])):
+        assert all(line.isprintable() for line in told.splitlines())

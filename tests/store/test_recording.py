@@ -198,6 +198,11 @@ def test_keys_of_known_shapes_are_taken_out(secret):
         ("x-api-key: abcdefgh12", "x-api-key: ***"),
         ("access_token=abcdefgh12", "access_token=***"),
         ("authorization: Basic dXNlcjpwYXNzd29yZA==", "authorization: Basic ***"),
+        ("curl -u me:hunter2 https://host/a", "curl -u *** https://host/a"),
+        ("curl -sSu 'me:hunter 2' --user=sk_live: -ume:hunter2", "curl -sSu *** --user=*** -u***"),
+        ("docker run --user 1000:100 -u 0:0", "docker run --user 1000:100 -u 0:0"),
+        ("sort -u a.txt b:c, x -u https://host/a", "sort -u a.txt b:c, x -u https://host/a"),
+        ("https://h/a?x=https://h/?b=1&my_token=abc", "https://h/a?x=https://h/?b=1&***"),
         ("max_tokens=2048000000", "max_tokens=2048000000"),
         ("key_file=/home/me/judge_key", "key_file=/home/me/judge_key"),
         ("Basic configuration, tokens: 12345678", "Basic configuration, tokens: 12345678"),
@@ -205,6 +210,13 @@ def test_keys_of_known_shapes_are_taken_out(secret):
 )
 def test_what_is_assigned_to_a_secrets_name_is_taken_out(text, left):
     assert redaction.redact(text) == left
+
+
+@pytest.mark.timeout(60)  # what takes the square of its length takes many times as long
+@pytest.mark.parametrize("piece", ["key", "?", "eyJaaaaaaaa-", " -u a"])
+def test_a_long_text_without_secrets_comes_to_an_end(piece):
+    text = "?" + piece * (1_000_000 // len(piece))
+    assert redaction.redact(text) == text
 
 
 def test_a_long_text_is_cut_in_the_middle():

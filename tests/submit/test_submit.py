@@ -60,6 +60,15 @@ def test_a_job_is_submitted_followed_and_ended_with_its_code(capsys, folder, job
     assert len(job_server.packages) == 1
 
 
+@pytest.mark.parametrize("flag", ["--all", "--follow"])
+def test_a_flag_of_the_verb_reaches_the_job(capsys, folder, job_server, flag):  # noqa: F811
+    job_server.planned = [Planned()]
+    code, out, _ = submit(capsys, "logs", flag, "/run", "--detach")
+    (job,) = job_server.jobs.values()
+    assert (code, job["entrypoint"]) == (0, f"python -m raypipe.cli logs /run {flag}")
+    assert f"raypipe submit logs /run {flag} follows it" in out
+
+
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6])
 def test_the_exit_code_is_the_verbs_own(capsys, folder, job_server, code):  # noqa: F811
     said = "error: no such thing\n  try: another thing\n"

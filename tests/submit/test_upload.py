@@ -124,8 +124,15 @@ def test_too_many_files_end_the_walk(tmp_path, monkeypatch):
         "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n",
         "key: sk-" + "a1" * 20,
         "AKIA" + "ABCDEFGH12345678",
+        "ASIA" + "ABCDEFGH12345678",
+        "AIza" + "Sy0123456789" * 3,
         "hf_" + "aB3" * 12,
         "ghp_" + "a" * 36,
+        "github_pat_" + "1aB_" * 12,
+        "glpat-" + "1aB-" * 6,
+        "nvapi-" + "1aB-" * 12,
+        "xoxb-" + "1234567890-abc",
+        "eyJ" + "hbGciOiJIUzI1NiJ9." + "eyJ" + "zdWIiOiIxMjM0In0.abc",
     ],
 )
 def test_a_key_in_a_file_of_any_name_stays(tmp_path, text):
@@ -135,6 +142,12 @@ def test_a_key_in_a_file_of_any_name_stays(tmp_path, text):
     assert text[10:25] not in refused.value.render()
     (tmp_path / ".rayignore").write_text("notes.txt\n")
     assert set(chosen(tmp_path).sizes) == {".rayignore"}
+
+
+def test_names_that_begin_as_keys_do_are_none(tmp_path):
+    (tmp_path / "page.html").write_text("<a class='sk-estimator-doc-link sk-toggleable__content-arrow'>")
+    (tmp_path / "known_hosts").write_text("host sk-ecdsa-sha2-nistp256@openssh.com AAAA")
+    assert set(chosen(tmp_path).sizes) == {"page.html", "known_hosts"}
 
 
 def test_a_link_out_of_the_folder_is_weighed_too(tmp_path):

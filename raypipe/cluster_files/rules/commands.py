@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from raypipe.cluster_files.findings import Rule, Severity
 from raypipe.cluster_files.view import Hit, View
+from raypipe.redaction import redact
 
 
 def _matches(pattern: str) -> Callable[[View], Iterator[Hit]]:
@@ -16,7 +17,7 @@ def _matches(pattern: str) -> Callable[[View], Iterator[Hit]]:
         for text in view.commands():
             found = shape.search(text.text)
             if found:
-                yield text.hit(" ".join(found[0].split())[:80])
+                yield text.hit(redact(" ".join(found[0].split()))[:80])  # half a key has no shape
 
     return look
 
