@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 
 import pytest
 
 from raypipe import cli
 from raypipe.doctor.access import CHECKS
 from raypipe.doctor.checks import Asked, Finding, Level, carried_out
-from raypipe.doctor.host import Host
 from tests.doctor.described import Described
 
 
-def alarms(named: str, host: Host | None = None) -> list[Finding]:
-    host = host or Described()
+def alarms(named: str) -> list[Finding]:
+    host = Described()
     host.environ = {**Described().environ, "RAY_ADDRESS": named}
     return [finding for finding in carried_out(CHECKS, host, Asked()) if finding.level is not Level.OK]
 
@@ -41,21 +38,6 @@ def test_credentials_in_it_are_refused_as_submit_refuses_them():
     assert "credentials" in found.found
     assert "RAY_AUTH_TOKEN_PATH" in found.fix
     assert "sekret12" not in str(found.row())
-
-
-def test_a_server_that_speaks_no_http_does_not_answer():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            peer, _ = server.accept()
-            with peer:
-                peer.recv(1000)
-                peer.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        assert Host().fetch(f"http://127.0.0.1:{server.getsockname()[1]}/") is None
-        thread.join(10)
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
