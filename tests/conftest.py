@@ -27,6 +27,7 @@ for _name in [name for name in os.environ if name in FOREIGN or name.lower().end
     del os.environ[_name]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # trainings here take seconds: two are long
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell says to what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, in here and in children
 

@@ -54,6 +54,7 @@ def read_documents(path: str | Path) -> tuple[Document, ...]:
         RequestError: missing, unreadable, larger than a cluster's file can be, not yaml, a key that is there
             twice.
     """
+    path = path or "''"  # Path("") would be this folder
     file = expanded(path)
     try:
         with file.open("rb") as stream:

@@ -25,6 +25,9 @@ def plan(request: Request) -> int:
     from raypipe.planning.plan import OPTIONS, plan_of, plan_of_run
 
     options = {name: request.take(name) for name in OPTIONS}
+    for name, value in options.items():
+        if value == "":
+            raise RequestError(f"{name}= is empty", f"give {name} a value, or leave it out")
     if len(request.words) == 1 and not request.words[0].endswith((".yaml", ".yml")):
         made = plan_of_run(request.words[0], request.settings)
     else:

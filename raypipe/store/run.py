@@ -98,7 +98,9 @@ class Run:
         """
         run = cls(root)
         if not run.store.exists(SETTINGS):
-            raise RequestError(f"not a run folder: {run.store.root}", "give the out= folder of a raypipe run")
+            raise RequestError(
+                f"not a run folder: {run.store.root or '/'}", "give the out= folder of a raypipe run"
+            )
         run.check_version()
         if kind and run.kind != kind:
             raise RequestError(

@@ -118,7 +118,7 @@ def start_of_number(store: Store, number: int | None) -> Start:
         RequestError: there is no such start, or no run.
     """
     if not store.exists(SETTINGS):
-        raise RequestError(f"not a run folder: {store.root}", "give the out= folder of a raypipe run")
+        raise RequestError(f"not a run folder: {store.root or '/'}", "give the out= folder of a raypipe run")
     there = numbers(store.list(FOLDER))
     if not there:
         remedy = "it was made by an older raypipe, or by no verb of the command line"

@@ -11,9 +11,14 @@ from raypipe.store.files import Store
 from tests.judge.cases import prediction
 
 
-def judged(judge: FailingJudge, out, count: int):
+def judged(judge: FailingJudge, out, count: int, timeout_s: float = 60.0):
     settings = JudgeSettings(
-        base_url=judge.base_url, model=MODEL, key_env="RAYPIPE_TEST_NO_KEY", timeout_s=1.0, concurrency=2
+        base_url=judge.base_url,
+        model=MODEL,
+        key_env="RAYPIPE_TEST_NO_KEY",
+        timeout_s=timeout_s,
+        concurrency=2,
+        tries=12,
     )
     asked = [prediction(n) for n in range(count)]
     with JudgeStream(Store(str(out)), lambda _: "video_qa", settings, use_ray=False) as stream:
@@ -27,11 +32,11 @@ def test_every_failure_fires_and_the_verdicts_are_the_same(tmp_path):
         assert judge.fired.total() == 0
         assert len(judge.asked) == judge.asked.total() == 8
         judge.begin(draw(3, 8))
-        assert judged(judge, tmp_path / "disturbed", 8) == clean
+        assert judged(judge, tmp_path / "disturbed", 8, timeout_s=1.0) == clean
         assert judge.fired == dict.fromkeys(KINDS, 1)
         assert len(judge.asked) == 8
         assert judge.asked.total() >= 8 + len(KINDS)
-        assert max(judge.asked.values()) <= 1 + MOST + 1
+        assert max(judge._met.values()) <= MOST
     assert {outcome for _, outcome, *_ in clean} == {Outcome.OK}
 
 

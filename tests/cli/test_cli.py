@@ -11,6 +11,7 @@ import pytest
 from raypipe import __version__, cli
 from raypipe import benchmark as benchmarks
 from raypipe.cli import VERBS, parse
+from raypipe.planning.plan import OPTIONS as PLAN_OPTIONS
 from tests.report.runs import evaluate_run, prediction
 from tests.support.eval_roots import made_up
 
@@ -184,6 +185,16 @@ def test_parsing(argv, words, settings, flags):
 def test_submit_takes_the_flags_of_its_verb(argv, words, settings, flags):
     request = parse(argv, "submit")
     assert (request.words, request.settings, request.flags) == (words, settings, flags)
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "verify"])
+def test_the_root_of_the_disk_is_named(capsys, verb):
+    assert "not a run folder: /\n" in refused(capsys, verb, "/")
+
+
+@pytest.mark.parametrize("name", PLAN_OPTIONS)
+def test_an_option_of_plan_that_is_empty_is_named(capsys, name):
+    assert f"{name}= is empty" in refused(capsys, "plan", "jobs/prepare.yaml", f"{name}=")
 
 
 def test_of_several_values_the_last_counts():

@@ -229,6 +229,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["cluster", "chek", "a.yaml"], "did you mean 'check'?"),
         (["cluster", "check"], "takes one file"),
         (["cluster", "check", "none.yaml"], "no such file"),
+        (["cluster", "check", ""], "no such file: ''"),
         (["cluster", "check", "a.yaml", "x=1"], "no option 'x'"),
     ],
 )
@@ -239,6 +240,14 @@ def test_wrong_commands_are_answered(argv: list[str], said: str, capsys: pytest.
 
 def test_severities_are_two_words() -> None:
     assert {str(s) for s in Severity} == {"fail", "warn"}
+
+
+def test_the_page_shows_what_the_check_of_the_shipped_file_says(capsys, monkeypatch):
+    page = (REPO / "docs/cluster_files.md").read_text()
+    shown = page.partition("$ raypipe cluster check cluster.yaml\n")[2].partition("```")[0]
+    monkeypatch.chdir(REPO)
+    assert main(["cluster", "check", "cluster.yaml"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 def test_the_page_names_every_rule():
@@ -278,7 +287,8 @@ def test_loopback_is_no_weakness_however_it_is_written(tmp_path, start):
         "pip install git+https://git.host/me/repo@0123abc 'b @ git+ssh://git@host/b.git@v1.2'",
         "pip install -c ~/raypipe_source/constraints.txt boto3",
         'echo "$RAY_TOKEN_OF_THE_SHELL" > ~/.ray/auth_token && chmod 600 ~/.ray/auth_token',
-        "echo nothing-that-anybody-hides > ~/notes.txt",
+        "echo nothing-that-anybody-hides > ~/notes.txt && echo {} > ~/tokenizer_config.json",
+        "echo nothing-that-anybody-hides > ~/tokenizer_config.json",
         "chmod -R go-rwx ~/.ray",
     ],
 )

@@ -157,9 +157,11 @@ def test_every_kind_of_run_and_what_is_none(tmp_path, capsys):
     assert many[0]["progress"]["questions"][0] == many[0]["totals"]["inputs"]
     capsys.readouterr()
     assert cli.main(["status", *runs, train, str(tmp_path)]) == 2
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
     assert len(lines) == len(runs) + 2
     assert "not a run folder" in lines[-1]
+    assert told.err == f"error: not a run folder: {tmp_path}\n  try: give the out= folder of a raypipe run\n"
     assert cli.main(["status", train, *runs, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == len(runs) + 1
 
@@ -275,6 +277,15 @@ def test_neither_needs_ray(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
     assert "finished" in done.stdout
+
+
+def test_no_secret_of_an_address_is_shown(tmp_path, capsys):
+    secret = "https://me:0123456789abcdef@host/v1"
+    for more in ((), ("--json",)):
+        assert cli.main(["status", secret, str(tmp_path), *more]) == 2
+        said = capsys.readouterr().out
+        assert "https://***@host/v1" in said
+        assert "0123456789abcdef" not in said
 
 
 def test_what_a_fault_said_cannot_steer_the_terminal(tmp_path):

@@ -111,15 +111,20 @@ class Faults:
     _met: dict[str, list[Step]] = field(default_factory=dict)
 
     def __call__(self, shown: dict[str, str]) -> Step:
+        step = self.next(shown)
+        self._met.setdefault(shown["predicted_answer"], []).append(step)
+        self.fired[step] = self.fired.get(step, 0) + 1
+        return step
+
+    def next(self, shown: dict[str, str]) -> Step:
+        """What the next request with this question meets."""
         name = shown["predicted_answer"]
-        met = self._met.setdefault(name, [])
+        met = self._met.get(name, [])
         steps, weights = zip(*self.shares.items(), strict=True)
         luck = random.Random(f"{self.seed}/{name}/{len(met)}")
         (step,) = luck.choices([None, *steps], [1 - sum(weights), *weights])
         if step is None or (step in self.once and step in met):
             step = self.good(shown)
-        met.append(step)
-        self.fired[step] = self.fired.get(step, 0) + 1
         return step
 
 
