@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 HIDDEN = "***"
 LEAST_CHARACTERS = 8  # of a value that is hidden by itself; a shorter one would blacken ordinary words
@@ -14,6 +15,8 @@ LEAST_CHARACTERS = 8  # of a value that is hidden by itself; a shorter one would
 # Logs go through these whole: none may read a stretch of text again and again where it does not match.
 _ADDRESSES = re.compile(
     r"(?<=://)[^/\s]+@"
+    # A key of AWS may hold slashes; behind a port, or in the address of an access point, they begin a path.
+    r"|(?<=://)(?!arn:)[^/\s:@'\"]{1,128}:(?!\d{1,5}/)[^\s'\"]{1,256}@"
     r"|(?<=[?&])(?=[^=&?\s]*?(?:key|token|secret|sig|credential))[^=&?\s]*+=[^&\s]*",
     re.I,
 )
@@ -65,3 +68,12 @@ def redact(text: str) -> str:
     text = _ADDRESSES.sub(lambda found: f"{HIDDEN}@" if found[0].endswith("@") else HIDDEN, text)
     text = _USERS.sub(rf"\g<1>{HIDDEN}", text)
     return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", _SHAPES.sub(HIDDEN, text))
+
+
+def redact_all(value: Any) -> Any:
+    """A result without credentials: ``redact`` of every text in its lists and dictionaries."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {name: redact_all(item) for name, item in value.items()}
+    return [redact_all(item) for item in value] if isinstance(value, list | tuple) else value

@@ -10,7 +10,7 @@ from typing import Any
 from raypipe.cli import FLAGS_OF, VERBS, Request, show
 from raypipe.commands.arguments import MOST_DIGITS, one_word, whole_number
 from raypipe.errors import RaypipeError, RequestError, nearest
-from raypipe.redaction import redact
+from raypipe.redaction import redact, redact_all
 from raypipe.settings import local
 
 
@@ -38,7 +38,7 @@ def status(request: Request) -> int:
     if not request.words:
         raise RequestError("status of which run?", "raypipe status RUN...")
     if len(request.words) == 1:
-        found = status_of(request.words[0])
+        found = redact_all(status_of(request.words[0]))
         show(found, render(found), request.json)
         return 0
     many, faults = [], []
@@ -49,6 +49,7 @@ def status(request: Request) -> int:
             told = {"run": local(word), "state": "unreadable", "message": fault.message, "next": fault.remedy}
             many.append(told)
             faults.append(fault)
+    many = redact_all(many)
     show({"runs": many}, render_many(many), request.json)
     if faults:
         raise faults[0]  # the table has them all
@@ -74,7 +75,7 @@ def logs(request: Request) -> int:
         return 0
     found = logs_of(store, number, "all" in request.flags)
     if request.json:
-        print(json.dumps({"run": store.root, "starts": found}, sort_keys=True))
+        print(json.dumps({"run": redact(store.root), "starts": found}, sort_keys=True))
         return 0
     for start in found:
         if len(found) > 1:

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from raypipe.doctor.checks import Asked, Check, Finding, fail, ok, warn
 from raypipe.doctor.hardware import GIB, ray_folder
@@ -22,6 +22,7 @@ SKEW_S = 60.0
 SUMMARY = 64 << 20  # bytes; of a node it is some 10 kB, with many workers 100
 FULL, LEAST_DISK = 95.0, 10 * GIB  # percent; bytes
 DANGER = "whoever has it can run code on your cluster"
+ADDRESSES = "export RAY_ADDRESS=http://HOST:8265 to submit jobs, HOST:6379 to join the cluster; or unset it"
 ELSEWHERE = "export RAY_AUTH_TOKEN_PATH=FILE, which may be new, in a folder of yours"
 
 
@@ -125,7 +126,14 @@ def address(host: Host, _: Asked) -> Iterator[Finding]:
     if named in ("auto", "local"):
         yield ok("RAY_ADDRESS", f"{named}: a Ray on this machine")
         return
-    parts = urlsplit(named if "://" in named else f"tcp://{named}")
+    parts = _parts(named)
+    if parts is None:
+        yield fail("RAY_ADDRESS", f"'{named}' is no address", ADDRESSES)
+        return
+    if parts.username or parts.password:
+        fix = "give the bare address; the token is read from RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+        yield fail("RAY_ADDRESS", f"{named} holds credentials, which commands and logs show", fix)
+        return
     if parts.scheme not in ("http", "https"):
         place, port = parts.hostname or "", parts.port or (CLIENT if parts.scheme == "ray" else GCS)
         if host.listens(port, place):
@@ -148,10 +156,21 @@ def address(host: Host, _: Asked) -> Iterator[Finding]:
     yield from _version(host, named)
 
 
+def _parts(named: str) -> SplitResult | None:
+    """An address as Ray takes it, in its parts; None where it is none."""
+    try:
+        parts = urlsplit(named if "://" in named else f"tcp://{named}")
+        port = parts.port
+    except ValueError:
+        return None
+    known = parts.scheme in ("http", "https") or (parts.scheme in ("tcp", "ray") and not parts.path)
+    return parts if known and parts.hostname and port != 0 else None
+
+
 def nodes(host: Host, _: Asked) -> Iterator[Finding]:
     """The nodes of the cluster that RAY_ADDRESS names, as its dashboard shows them: alive, disks, memory."""
     named = host.environ.get("RAY_ADDRESS", "")
-    if not named.startswith(("http://", "https://")):
+    if not named.startswith(("http://", "https://")) or _parts(named) is None:
         return
     answer = host.fetch(named.rstrip("/") + "/nodes?view=summary", _bearer(host), SUMMARY)
     if answer is None or answer.status != 200:

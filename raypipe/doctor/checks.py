@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from raypipe.doctor.host import Host
 from raypipe.errors import RaypipeError
+from raypipe.redaction import redact
 
 AT_ONCE = 8
 
@@ -29,7 +30,13 @@ class Finding:
     fix: str = ""
 
     def row(self) -> dict[str, str]:
-        return {**asdict(self), "level": str(self.level)}
+        """For people and programs: without what is secret in the addresses that it names."""
+        return {
+            "check": self.check,
+            "level": str(self.level),
+            "found": redact(self.found),
+            "fix": redact(self.fix),
+        }
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def check_eval_root(root: str, tell: Tell) -> dict[str, Any]:
         tell: called with a line of progress.
 
     Returns:
-        ``eval_root``; ``ok``, false if a benchmark is incomplete; and one row of ``benchmarks`` each.
+        ``eval_root``; ``ok``, false if a benchmark is incomplete or none is there; and one row of
+        ``benchmarks`` each.
 
     Raises:
         RequestError: no such folder, or nothing at a remote root.
@@ -86,7 +87,7 @@ def check_eval_root(root: str, tell: Tell) -> dict[str, Any]:
         found = _check_all(tree, tell)
     return {
         "eval_root": root if "://" in root else str(tree),
-        "ok": all(r.state is not Presence.INCOMPLETE for r in found),
+        "ok": {r.state for r in found} - {Presence.ABSENT} == {Presence.COMPLETE},
         "benchmarks": [r.row() for r in found],
     }
 

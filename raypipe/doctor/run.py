@@ -9,6 +9,7 @@ from raypipe.doctor.checks import Asked, Finding, Level
 from raypipe.doctor.data import check_data_root, dataset_yamls
 from raypipe.doctor.eval_root import check_eval_root
 from raypipe.doctor.registry import examine
+from raypipe.redaction import redact_all
 from raypipe.terminal import Step
 
 
@@ -32,13 +33,13 @@ def doctor(
     texts, code = [], 0
     if data_root is not None:
         with Step("look at the data") as step:
-            found = check_data_root(data_root, dataset_yamls(datasets), step.note)
+            found = redact_all(check_data_root(data_root, dataset_yamls(datasets), step.note))
         result |= found
         texts.append(show.data_text(found))
         code = 0 if found["ok"] else 3
     if eval_root is not None:
         with Step("look at the benchmarks") as step:
-            found = check_eval_root(eval_root, step.note)
+            found = redact_all(check_eval_root(eval_root, step.note))
         result |= {**found, "ok": result["ok"] and found["ok"]}
         texts.append(show.eval_text(found))
         code = code if found["ok"] else 3

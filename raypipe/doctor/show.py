@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 WIDTH, MACHINE_WIDTH = 100, 80
+LAYOUT = "docs/from_video_llava.md shows the layout"
 STATES = {"no annotations": "no annotation file", "not needed": "not there, not needed"}
 
 
@@ -50,7 +51,10 @@ def eval_text(result: dict[str, Any]) -> str:
             lines += ["", *_lacks(row, names[id(row)])]
     there = [r for r in rows if r["state"] != "not there"]
     whole = sum(r["state"] == "complete" for r in there)
-    lines += ["", f"{whole} of {len(there)} benchmarks that are there are complete"]
+    if there:
+        lines += ["", f"{whole} of {len(there)} benchmarks that are there are complete"]
+    else:
+        lines += ["", f"no benchmark has its data below {result['eval_root']}", f"  {LAYOUT}"]
     absent: dict[str, list[str]] = {}
     for row in rows:
         if row["state"] == "not there":

@@ -19,6 +19,7 @@ import fsspec
 from botocore import exceptions as boto
 
 from raypipe.errors import RequestError, ServiceError
+from raypipe.redaction import HIDDEN, redact
 from raypipe.store.disk import write_parts
 
 TRIES = 5  # of an operation
@@ -44,6 +45,7 @@ NO_CREDENTIALS = (
     boto.CredentialRetrievalError,
     boto.ProfileNotFound,
 )
+KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 T = TypeVar("T")
 
@@ -61,6 +63,9 @@ class Objects:
         # A client does not survive a fork: its connections and its thread stay with the parent.
         if self._made is None or self._made[0] != os.getpid():
             options: dict[str, Any] = {}
+            if self._on_s3 and f"://{HIDDEN}@" in (shown := redact(self._root)):
+                remedy = f"s3://bucket/prefix alone; the keys belong in {KEYS}"
+                raise RequestError(f"{shown}: the address holds credentials", remedy)
             if self._on_s3:
                 retries = {"mode": "standard", "total_max_attempts": REQUEST_TRIES}
                 options = {"use_listings_cache": False, "config_kwargs": {"retries": retries}}
@@ -183,6 +188,7 @@ class Objects:
             FileNotFoundError: no such object.
             FileExistsError: a conditional write found one.
             ServiceError: refused, or no answer after TRIES tries.
+            RequestError: credentials in the address, or what this kind of storage cannot do.
         """
         for number in range(1, TRIES + 1):
             try:
@@ -239,7 +245,7 @@ def _named(fault: Exception, action: str, path: str) -> Exception:
     if code == "NoSuchBucket":
         return ServiceError(said + "there is no such bucket", "create it, or correct the address")
     if code in CREDENTIAL_CODES or isinstance(fault, NO_CREDENTIALS):
-        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
+        remedy = f"set {KEYS}, or give the machine a role"
         return ServiceError(said + f"no valid credentials ({_short(fault)})", remedy)
     if code in DENIED_CODES or status == 403:
         remedy = "allow s3:GetObject, PutObject, DeleteObject, ListBucket and AbortMultipartUpload there"
@@ -250,6 +256,10 @@ def _named(fault: Exception, action: str, path: str) -> Exception:
     if _is_passing(fault):
         remedy = "the same command continues; lower concurrency= if the service asks to slow down"
         return ServiceError(said + f"failed {TRIES} times, last with {_short(fault)}", remedy)
+    if isinstance(fault, NotImplementedError):
+        return RequestError(
+            said + "storage of this kind does not allow it", "name a folder, or s3://bucket/prefix"
+        )
     if isinstance(fault, OSError | boto.BotoCoreError | boto.ClientError):
         return ServiceError(said + _short(fault), "check the address and AWS_DEFAULT_REGION")
     return fault

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.errors import RequestError, nearest
+from raypipe.redaction import HIDDEN, redact
 from raypipe.settings import (
     DatasetSettings,
     EvaluateSettings,
@@ -105,7 +106,7 @@ def order(
         if verb in HERE_ONLY:
             raise RequestError(f"{verb} is about this machine; it is no job", f"raypipe {verb} ...")
         raise RequestError(f"no verb is called '{verb}'", nearest(verb, [*allowed, *STAGES], shown=24))
-    _refuse_secrets(settings)
+    _refuse_secrets([*settings, *words])
     words = [_inside(w, root) if _is_yaml(w) else _from_home(w) for w in words]
     settings = [_from_home(s) for s in settings]
     out, paths = _checked(verb, words, settings)
@@ -230,8 +231,13 @@ def _refuse_relative(name: str, path: str) -> None:
         )
 
 
-def _refuse_secrets(settings: list[str]) -> None:
-    for item in settings:
+def _refuse_secrets(given: list[str]) -> None:
+    for item in given:
+        if f"://{HIDDEN}@" in (shown := redact(item)):
+            raise RequestError(
+                f"{shown} holds credentials: process lists and the job list show what a command line holds",
+                "name the address alone; keys belong in a role or a file on the cluster, as of aws configure",
+            )
         name = item.partition("=")[0].rpartition(".")[2]
         if name in _SECRETS:
             raise RequestError(

@@ -7,6 +7,7 @@ and in a folder that has neither file.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import re
 import tempfile
@@ -20,10 +21,12 @@ from raypipe.redaction import KEYS
 MIB = 1 << 20
 LIMIT_MIB = 100  # Ray takes up to 512 MiB; code and settings are a hundredth of that
 MAX_FILES = 20_000
-SCANNED_BYTES = MIB  # a key lies in a small file
+PROBED_BYTES = 8192  # of a file: with a zero byte among them it holds no text
+WHOLE_BYTES = MIB  # a smaller file is looked through even so
 
 SECRETS = (
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*_key", "*.token", "*_token"),
+    *(".env", ".env.*", "*.pem", "*.key", "*.p8", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.token"),
+    *("*_key", "*_token", ".boto", ".htpasswd", ".docker/", "**/.config/gcloud/"),
     *("auth_token", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh/", ".aws/", ".ray/", ".kube/"),
     *(".gnupg/", ".netrc", ".pypirc", ".npmrc", ".git-credentials", "kubeconfig", "credentials"),
     *("credentials.json", "secrets/", ".secrets/"),
@@ -46,11 +49,26 @@ MADE = (
         "*.egg-info/",
     ),
 )
-EXCLUDES = [*SECRETS, *DATA, *MADE]
+
+
+def _any_case(pattern: str) -> str:
+    """The ending of a file in capitals, too, as cameras and Windows write it: ``*.[mM][pP]4``."""
+    if not pattern.startswith("*."):
+        return pattern
+    return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in pattern)
+
+
+EXCLUDES = [_any_case(pattern) for pattern in (*SECRETS, *DATA, *MADE)]
 _LEAVE_OUT = "name it, or the folder that holds it, in .rayignore"
 
 # No keys: scikit-learn's styles (sk-estimator-doc-link), SSH's kinds of keys (sk-ecdsa-sha2-nistp256).
 _KEYS = re.compile(rf"(?!sk-(?:ecdsa-|[A-Za-z_-]+(?![\w-])))(?:{KEYS})".encode())
+# With what KEYS begin: a plain text is found several times faster than a choice of shapes.
+_BEGINNINGS = (
+    *(b"-----BEGIN ", b"sk-", b"hf_", b"gho_", b"ghp_", b"ghr_", b"ghs_", b"ghu_", b"github_pat_", b"glpat-"),
+    *(b"AKIA", b"ASIA", b"AIza", b"nvapi-", b"xox", b"eyJ"),
+)
+_LONGEST = 1 << 16  # bytes that are looked at behind a beginning
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ def chosen(root: Path, limit_mib: int = LIMIT_MIB) -> Upload:
             "all nodes share",
         )
     for name, size in upload.sizes.items():
-        if size <= SCANNED_BYTES:
+        if size:
             _refuse_keys(root / name, name)
     return upload
 
@@ -194,14 +212,35 @@ def _fullest(sizes: dict[str, int]) -> str:
 
 def _refuse_keys(path: Path, name: str) -> None:
     try:
-        found = _KEYS.search(path.read_bytes())
-    except OSError as fault:
+        line = _line_of_key(path)
+    except (OSError, ValueError) as fault:  # ValueError: emptied meanwhile
         raise RequestError(
             f"cannot read {name}: {fault}", "name it in .rayignore, or make it readable"
         ) from None
-    if found:
-        line = path.read_bytes()[: found.start()].count(b"\n") + 1
+    if line is not None:
         raise RequestError(
             f"{name}, line {line}, looks as if it held a key; nothing was uploaded",
             "name the file in .rayignore, and keep keys in files on the cluster (key_file=PATH)",
         )
+
+
+def _line_of_key(path: Path) -> int | None:
+    """The line of the first key in a file; None where there is none, or a large file is no text.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is empty.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        if len(text) > WHOLE_BYTES and b"\0" in text[:PROBED_BYTES]:
+            return None
+        found = [place for start in _BEGINNINGS if (place := _key_in(text, start)) >= 0]
+        return text[: min(found)].count(b"\n") + 1 if found else None
+
+
+def _key_in(text: mmap.mmap, start: bytes) -> int:
+    """Where the first key with this beginning is; -1 where there is none."""
+    place = text.find(start)
+    while place >= 0 and not _KEYS.match(text, place, place + _LONGEST):
+        place = text.find(start, place + 1)
+    return place

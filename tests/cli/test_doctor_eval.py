@@ -145,6 +145,13 @@ def test_each_folder_is_listed_once(root, monkeypatch):
     assert sorted(p for p in listed if str(root) in p) == sorted([str(root / IMAGES), str(root / VIDEOS)])
 
 
+def test_a_root_without_any_benchmark_fails_as_evaluate_refuses_it(capsys, tmp_path):
+    code, result, rows = doctor(capsys, tmp_path)
+    assert code == 3
+    assert {row["state"] for row in rows.values()} == {"not there"}
+    assert f"no benchmark has its data below {tmp_path}\n  docs/from_video_llava.md" in eval_text(result)
+
+
 def test_no_such_eval_root_is_a_wrong_request(capsys, tmp_path):
     assert cli.main(["doctor", "--eval-root", str(tmp_path / "none")]) == 2
     assert "no such eval root" in capsys.readouterr().err

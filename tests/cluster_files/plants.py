@@ -190,6 +190,7 @@ PLANTS = [
     ),
     Plant("upload-unfiltered", AWS, "rsync_filter: [.gitignore, .rayignore]", "rsync_filter: [.git]"),
     setup("secret-in-file", f"echo {'0123456789abcdef' * 4} > ~/.ray/auth_token"),
+    setup("secret-in-file", f"cat > ~/.ray/auth_token <<< {'0123456789abcdef' * 4}"),
     setup("secret-in-file", "printf 'gh0stpass0123456789' | sudo tee -a ~/judge_key"),
     Plant("keys-sent", AWS, MOUNT, f'{MOUNT}  "~/.env": ".env"\n'),
     Plant("keys-sent", AWS, MOUNT, f'{MOUNT}  "~/s": "./secrets"\n'),

@@ -287,7 +287,8 @@ def test_loopback_is_no_weakness_however_it_is_written(tmp_path, start):
         "pip install git+https://git.host/me/repo@0123abc 'b @ git+ssh://git@host/b.git@v1.2'",
         "pip install -c ~/raypipe_source/constraints.txt boto3",
         'echo "$RAY_TOKEN_OF_THE_SHELL" > ~/.ray/auth_token && chmod 600 ~/.ray/auth_token',
-        "echo nothing-that-anybody-hides > ~/notes.txt",
+        "echo nothing-that-anybody-hides > ~/notes.txt && echo {} > ~/tokenizer_config.json",
+        "echo nothing-that-anybody-hides > ~/tokenizer_config.json",
         "chmod -R go-rwx ~/.ray",
     ],
 )

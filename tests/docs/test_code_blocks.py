@@ -253,6 +253,15 @@ def test_pages_name_no_path_of_one_machine(page: Path) -> None:
     assert not re.search(r"/(?:work|root|home/(?!ray\b)\w+)/", page.read_text())
 
 
+def test_every_picture_is_on_a_page() -> None:
+    shown = {
+        name
+        for page in PAGES
+        for name in re.findall(r"\]\(images/([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert shown == {file.name for file in (ROOT / "docs/images").iterdir()}
+
+
 def test_the_guide_covers_every_benchmark() -> None:
     text = (ROOT / "docs" / "from_video_llava.md").read_text()
     assert [n for n in benchmarks.names() if f"`--benchmarks {n}`" not in text] == []

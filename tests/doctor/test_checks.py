@@ -13,6 +13,7 @@ from raypipe.doctor.hardware import SHARED
 from raypipe.doctor.host import Disk, Host
 from raypipe.doctor.registry import MACHINE, NAMED, examine
 from raypipe.errors import ServiceError
+from raypipe.redaction import redact
 from tests.doctor.described import CARD, GIB, TMP, Described, node
 
 SLOW = (
@@ -323,6 +324,7 @@ def test_what_is_planted_is_found_and_nothing_else(what):
     assert [(f.check, str(f.level)) for f in found] == [(check, level)], found
     assert fix in found[0].fix
     assert "s3cret" not in found[0].found + found[0].fix
+    assert redact(found[0].fix) == found[0].fix  # as it is shown
 
 
 def test_every_check_of_the_machine_has_something_planted():

@@ -279,6 +279,15 @@ def test_neither_needs_ray(tmp_path):
     assert "finished" in done.stdout
 
 
+def test_no_secret_of_an_address_is_shown(tmp_path, capsys):
+    secret = "https://me:0123456789abcdef@host/v1"
+    for more in ((), ("--json",)):
+        assert cli.main(["status", secret, str(tmp_path), *more]) == 2
+        said = capsys.readouterr().out
+        assert "https://***@host/v1" in said
+        assert "0123456789abcdef" not in said
+
+
 def test_what_a_fault_said_cannot_steer_the_terminal(tmp_path):
     with pytest.raises(ServiceError):
         stopped_after(1, drawn(tmp_path), tmp_path / "run", ServiceError("no \x1b]0;owned\x07", "free it"))

@@ -194,6 +194,9 @@ def test_keys_of_known_shapes_are_taken_out(secret):
     ("text", "left"),
     [
         ("https://me:p@ss@host/x", "https://***@host/x"),
+        ("s3://AKIAABCDEFGHIJKLMNOP:ab/c+d/e@bucket/x", "s3://***@bucket/x"),
+        ("http://host:8265/a@b", "http://host:8265/a@b"),
+        ("s3://arn:aws:s3:eu-west-1:1:accesspoint/a/b@c", "s3://arn:aws:s3:eu-west-1:1:accesspoint/a/b@c"),
         ("'secret_key': 'abcdefgh12345'", "'secret_key': '***'"),
         ("x-api-key: abcdefgh12", "x-api-key: ***"),
         ("access_token=abcdefgh12", "access_token=***"),

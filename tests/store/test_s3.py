@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import s3fs
 
-from raypipe.errors import ServiceError
+from raypipe.errors import RequestError, ServiceError
 from raypipe.store import objects
 from raypipe.store.files import Store
 from tests.support.faults import KINDS, after, fault_proxy
@@ -265,6 +265,23 @@ def test_refusals_say_what_to_do(s3_root, monkeypatch):
     with pytest.raises(ServiceError, match="no valid credentials") as fault:
         Store(s3_root).read("a")
     assert "AWS_ACCESS_KEY_ID" in fault.value.remedy
+
+
+@pytest.mark.parametrize(
+    "credentials", ["AKIAABCDEFGHIJKLMNOP:sek/ret12", "AKIAABCDEFGHIJKLMNOP:", "me:sekret12"]
+)
+def test_an_address_that_holds_credentials_is_refused(credentials):
+    for act in (Store.list, lambda s: s.read("a"), lambda s: s.put_new("a", b"1")):
+        with pytest.raises(RequestError) as fault:
+            act(Store(f"s3://{credentials}@bucket/x"))
+        assert fault.value.message == "s3://***@bucket/x: the address holds credentials"
+        assert "AWS_ACCESS_KEY_ID" in fault.value.remedy
+
+
+def test_what_a_kind_of_storage_cannot_is_a_wrong_request():
+    with pytest.raises(RequestError, match="storage of this kind does not allow it") as fault:
+        Store("https://127.0.0.1:1/x").delete("a")
+    assert "s3://bucket" in fault.value.remedy
 
 
 def test_nobody_answers(monkeypatch):

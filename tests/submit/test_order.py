@@ -100,6 +100,7 @@ def test_words_that_are_wrong(here, argv, said):
         ("key=sk-1", "process lists"),
         ("judge.api_key=sk-1", "process lists"),
         ("token=abc", "RAY_AUTH_TOKEN_PATH"),
+        ("out=s3://AKIAABCDEFGHIJKLMNOP:sk-1@b/x", "process lists"),
     ],
 )
 def test_settings_that_are_wrong(here, setting, said):

@@ -23,6 +23,8 @@ KEPT = (
     "data/a.json",
     "prompts/judge.txt",
     "docs/a.md",
+    ".config/mine.yaml",
+    "pempem",
 )
 LEFT = (
     *(
@@ -37,9 +39,19 @@ LEFT = (
     ),
     *(".aws/credentials", ".ray/auth_token", "auth_token", "secrets/anything", ".netrc", "hf.token"),
     *(
+        ".docker/config.json",
+        "home/.config/gcloud/application_default_credentials.json",
+        ".boto",
+        ".htpasswd",
+    ),
+    *(".config/gcloud/credentials.db",),
+    *(
         "videos/a.txt",
         "clips/b.mp4",
-        "deep/c.MKV".lower(),
+        "deep/c.MKV",
+        "deep/V.Mp4",
+        "x.PEM",
+        "deep/key.P8",
         "model.safetensors",
         "w/pytorch_model.bin",
         "x.ckpt",
@@ -142,6 +154,19 @@ def test_a_key_in_a_file_of_any_name_stays(tmp_path, text):
     assert text[10:25] not in refused.value.render()
     (tmp_path / ".rayignore").write_text("notes.txt\n")
     assert set(chosen(tmp_path).sizes) == {".rayignore"}
+
+
+@pytest.mark.parametrize(("head", "refused"), [("plain text\n", True), ("\x89PNG\0\0", False)])
+def test_a_large_text_is_looked_through_to_its_end(tmp_path, head, refused):
+    text = head + "no key, but sk-, risk-averse-and-long-enough-for-one and AKIA\n" * (3 * MIB // 60)
+    (tmp_path / "notes.txt").write_text(text)
+    assert chosen(tmp_path).bytes > 2 * MIB
+    (tmp_path / "notes.txt").write_text(text + "sk-" + "a1" * 20)
+    if refused:
+        with pytest.raises(RequestError, match=r"notes\.txt, line \d+, looks as if it held a key"):
+            chosen(tmp_path)
+    else:  # media and weights are no texts
+        assert chosen(tmp_path).bytes > 2 * MIB
 
 
 def test_names_that_begin_as_keys_do_are_none(tmp_path):

@@ -11,6 +11,10 @@ from raypipe.cluster_files.findings import Rule, Severity
 from raypipe.cluster_files.places import Place
 from raypipe.cluster_files.view import Hit, View, strings
 
+WORD = r"[A-Za-z0-9+/=_-]{16,512}"
+KEPT_IN = (  # the name of a file that holds a secret
+    r"(?:\.netrc|\.pgpass|(?:token|secret|passwd|password|credential|[_./]key)s?(?:\.(?:txt|json|env))?)(?![\w.])"
+)
 SHAPES = {  # what secrets of well-known makers look like
     "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
@@ -24,8 +28,9 @@ SHAPES = {  # what secrets of well-known makers look like
     "a key": re.compile(r"Authorization:\s*(?:Bearer|Basic|token)\s+[A-Za-z0-9._~+/-]{8}", re.IGNORECASE),
     "a secret of AWS": re.compile(r"\bconfigure\s+set\s+\S*(?:secret_access_key|session_token)\s+[^\s$]"),
     "a secret": re.compile(
-        r"\b(?:echo|printf)\b[^;&|\n$]*?[\s\"'][A-Za-z0-9+/=_-]{16,}[\"']?\s*(?:>>?|\|\s*(?:sudo\s+)?tee\b)"
-        r"[^;&|\n]*(?:token|secret|passw|credential|\.netrc|\.pgpass|[_.]key)\w*",
+        rf"\b(?:echo|printf)\b[^;&|\n$]{{0,400}}?[\s\"']{WORD}[\"']?\s*(?:>>?|\|\s*(?:sudo\s+)?tee\b)"
+        rf"[^;&|\n]{{0,200}}?{KEPT_IN}"
+        rf"|\b(?:cat|tee)\b[^;&|\n]{{0,200}}?{KEPT_IN}[^;&|\n]{{0,200}}<<<\s*[\"']?{WORD}",
         re.IGNORECASE,
     ),
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@$]+@"),
