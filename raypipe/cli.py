@@ -241,7 +241,7 @@ def job(verb: str, script: str) -> int:
     """The body of a script in jobs/: its verb, with the yaml beside the script unless one is named."""
     given = sys.argv[1:]
     argv = list(given)
-    if not any(a.endswith((".yaml", ".yml")) for a in argv):
+    if not any(a.endswith((".yaml", ".yml")) and not a.startswith("-") and "=" not in a for a in argv):
         argv = [str(Path(script).with_suffix(".yaml")), *argv]
     return main([verb, *argv], Command((verb, *argv), f"jobs/{Path(script).name}", tuple(given)))
 

@@ -79,6 +79,13 @@ def test_the_line_that_continues_names_the_yaml_beside_the_script(monkeypatch, n
     )
 
 
+def test_a_yaml_that_is_a_settings_value_is_not_the_settings_file(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["jobs/tune.py", "stage=jobs/demo_finetune.yaml"])
+    monkeypatch.setattr(cli, "main", lambda argv, command: argv)
+    taken = cli.job("tune", "/upload/jobs/tune.py")
+    assert taken == ["tune", "/upload/jobs/tune.yaml", "stage=jobs/demo_finetune.yaml"]
+
+
 def test_the_line_that_continues_a_job_repeats_the_yaml_that_was_named(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "a"}}))
     monkeypatch.setattr(sys, "argv", ["jobs/tune.py", "jobs/demo_tune.yaml", "trials=2"])

@@ -76,7 +76,7 @@ def test_is_found_by_its_own_name(name, benchmark):
 
 def test_is_one_page_that_says_what_it_is(benchmark):
     module = importlib.import_module(f"{benchmarks.PACKAGE}.{benchmark.name}")
-    assert len(Path(module.__file__).read_text().splitlines()) <= 100
+    assert len(Path(module.__file__).read_text(encoding="utf-8").splitlines()) <= 100
     assert len(module.__doc__) > 100
 
 
@@ -158,7 +158,7 @@ def test_damaged_file_is_named_with_its_line(name, benchmark, tmp_path):
     made_up(tmp_path, name)
     places = benchmark.files[0]
     path = tmp_path / (places if isinstance(places, str) else places[0])
-    path.write_text("\n" + path.read_text().rstrip()[:-3])
+    path.write_text("\n" + path.read_text(encoding="utf-8").rstrip()[:-3])
     with pytest.raises(RequestError, match=r"line \d+") as fault:
         benchmark.questions(tmp_path)
     assert str(path) in fault.value.message

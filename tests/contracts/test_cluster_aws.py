@@ -71,7 +71,7 @@ def test_a_node_starts_as_it_is_written(
 
 def actions(policy: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for statement in json.loads((REPO / "cluster/aws" / policy).read_text())["Statement"]:
+    for statement in json.loads((REPO / "cluster/aws" / policy).read_text(encoding="utf-8"))["Statement"]:
         named = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         for action in named:
             found.setdefault(action.partition(":")[0], []).append(action)
@@ -80,7 +80,9 @@ def actions(policy: str) -> dict[str, list[str]]:
 
 def test_workers_may_touch_one_prefix_of_one_bucket_and_nothing_else() -> None:
     assert set(actions("worker_policy.json")) == {"s3"}
-    statements = json.loads((REPO / "cluster/aws/worker_policy.json").read_text())["Statement"]
+    statements = json.loads((REPO / "cluster/aws/worker_policy.json").read_text(encoding="utf-8"))[
+        "Statement"
+    ]
     assert {s["Resource"] for s in statements} == {
         "arn:aws:s3:::edit-this-bucket",
         "arn:aws:s3:::edit-this-bucket/raypipe/*",
@@ -101,6 +103,6 @@ def test_the_head_may_start_and_end_nodes_of_its_own_cluster(moto_cluster: dict[
         "ec2:CreateTags",
         "ec2:TerminateInstances",
     }
-    text = (REPO / "cluster/aws/head_policy.json").read_text()
+    text = (REPO / "cluster/aws/head_policy.json").read_text(encoding="utf-8")
     assert text.count(f'ray-cluster-name": "{moto_cluster["cluster_name"]}"') == 2
     assert ":role/raypipe-worker" in text

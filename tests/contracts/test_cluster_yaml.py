@@ -19,7 +19,7 @@ FILE = REPO / "cluster.yaml"
 
 @pytest.fixture(scope="module")
 def raw() -> dict[str, Any]:
-    return yaml.safe_load(FILE.read_text())
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
 def check(config: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_docker_gets_the_options_as_they_are_meant(raw: dict[str, Any]) -> None:
 
 
 def test_the_image_has_the_ray_of_the_constraints(raw: dict[str, Any]) -> None:
-    pinned = re.search(r"^ray==(.+)$", (REPO / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = re.search(r"^ray==(.+)$", (REPO / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned is not None
     assert raw["docker"]["image"].startswith(f"rayproject/ray:{pinned.group(1)}-py311")
 
@@ -105,7 +105,7 @@ def test_the_shared_folder_is_where_the_jobs_look(raw: dict[str, Any]) -> None:
 
 
 def test_constraints_are_exact_versions_without_addresses() -> None:
-    lines = (REPO / "constraints.txt").read_text().splitlines()
+    lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9][\w.-]*==[0-9][\w.]*", p) for p in pins)
     names = [p.partition("==")[0].lower() for p in pins]

@@ -24,7 +24,7 @@ PLAIN = {  # what is set in the open: switches of Ray; a secret comes from a Sec
 
 
 def loaded(name: str) -> list[dict[str, Any]]:
-    return [d for d in yaml.safe_load_all((REPO / "cluster/kuberay" / name).read_text()) if d]
+    return [d for d in yaml.safe_load_all((REPO / "cluster/kuberay" / name).read_text(encoding="utf-8")) if d]
 
 
 def cluster_of(name: str) -> dict[str, Any]:
@@ -61,10 +61,10 @@ def test_the_same_machines(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_same_ray_in_an_image_made_from_the_same(name: str) -> None:
-    image = yaml.safe_load((REPO / "cluster.yaml").read_text())["docker"]["image"]
-    dockerfile = (REPO / "cluster/Dockerfile").read_text()
+    image = yaml.safe_load((REPO / "cluster.yaml").read_text(encoding="utf-8"))["docker"]["image"]
+    dockerfile = (REPO / "cluster/Dockerfile").read_text(encoding="utf-8")
     assert re.findall(r"^FROM (\S+)$", dockerfile, re.MULTILINE) == [image]
-    pinned = re.search(r"^ray==(.+)$", (REPO / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = re.search(r"^ray==(.+)$", (REPO / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned is not None
     assert cluster_of(name)["rayVersion"] == pinned[1]
     images = {c["image"] for pod in pods(name) for c in pod["containers"]}
@@ -76,7 +76,7 @@ def test_the_same_ray_in_an_image_made_from_the_same(name: str) -> None:
 def test_the_dockerfile_copies_what_is_there_and_no_data() -> None:
     copies = re.findall(
         r"^COPY --chown=ray:users (.+) /home/ray/raypipe_source\S*$",
-        (REPO / "cluster/Dockerfile").read_text(),
+        (REPO / "cluster/Dockerfile").read_text(encoding="utf-8"),
         re.M,
     )
     names = [n for line in copies for n in line.split()]
@@ -100,7 +100,7 @@ def test_the_shared_folder_is_where_the_jobs_look(name: str) -> None:
         assert volumes[mounts[SHARED]]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"  # noqa: S108
         assert volumes[mounts[f"{SHARED}/secrets"]]["secret"]["optional"] is True
-    options = yaml.safe_load((REPO / "cluster.yaml").read_text())["docker"]["run_options"]
+    options = yaml.safe_load((REPO / "cluster.yaml").read_text(encoding="utf-8"))["docker"]["run_options"]
     assert any(o.endswith(f":{SHARED}") for o in options)
 
 

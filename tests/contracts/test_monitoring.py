@@ -31,7 +31,7 @@ def ray_source() -> str:
 
 
 def panels() -> list[dict]:
-    return json.loads(FILE.read_text())["panels"]
+    return json.loads(FILE.read_text(encoding="utf-8"))["panels"]
 
 
 def test_metrics_are_named_as_prometheus_wants_it():
@@ -49,7 +49,7 @@ def test_metrics_are_named_as_prometheus_wants_it():
 
 def test_the_file_is_what_its_generator_writes():
     made = runpy.run_path(str(MONITORING / "make_dashboard.py"))
-    assert json.loads(FILE.read_text()) == made["dashboard"]()
+    assert json.loads(FILE.read_text(encoding="utf-8")) == made["dashboard"]()
 
 
 def test_every_expression_asks_for_what_is_exported():
@@ -80,7 +80,7 @@ def test_counters_are_shown_as_rates_or_sums_and_gauges_are_not():
 
 
 def test_a_made_up_metric_would_be_found(tmp_path):
-    text = FILE.read_text().replace("ray_raypipe_train_loss{", "ray_raypipe_train_lost{")
+    text = FILE.read_text(encoding="utf-8").replace("ray_raypipe_train_loss{", "ray_raypipe_train_lost{")
     (tmp_path / "other.json").write_text(text)
     names = {name for query in queries(tmp_path / "other.json") for name, _ in query.selectors}
     assert names - set(exported()) >= {"ray_raypipe_train_lost"}
@@ -115,7 +115,7 @@ def queries_of(expr: str) -> set[str]:
 
 
 def test_the_variables_are_those_that_expressions_use():
-    board = json.loads(FILE.read_text())
+    board = json.loads(FILE.read_text(encoding="utf-8"))
     names = {v["name"] for v in board["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(board["panels"]))) - {"__rate_interval"}
     assert names == used == {"datasource", "run", "dataset"}
@@ -124,12 +124,14 @@ def test_the_variables_are_those_that_expressions_use():
 def test_prometheus_reads_what_rays_head_writes():
     from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
-    settings = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    settings = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
     (job,) = settings["scrape_configs"]
     assert job["job_name"] == "ray"
     (found,) = job["file_sd_configs"]
     assert [Path(name) for name in found["files"]] == [Path(RAY_ROOT) / PROMETHEUS_SERVICE_DISCOVERY_FILE]
-    source = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yaml").read_text())
+    source = yaml.safe_load(
+        (MONITORING / "grafana/provisioning/datasources/prometheus.yaml").read_text(encoding="utf-8")
+    )
     (prometheus,) = source["datasources"]
     assert prometheus["jsonData"]["timeInterval"] == settings["global"]["scrape_interval"]
     assert prometheus["url"] == "http://127.0.0.1:9090"
@@ -149,5 +151,7 @@ def test_grafana_listens_on_loopback_and_finds_the_dashboard():
     assert settings["auth.anonymous"]["org_role"] == "Viewer"
     assert not settings.has_option("security", "admin_password")
     assert settings["paths"]["provisioning"] == "$__env{RAYPIPE_MONITORING}/grafana/provisioning"
-    providers = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/raypipe.yaml").read_text())
+    providers = yaml.safe_load(
+        (MONITORING / "grafana/provisioning/dashboards/raypipe.yaml").read_text(encoding="utf-8")
+    )
     assert providers["providers"][0]["options"]["path"] == "$RAYPIPE_MONITORING/grafana/dashboards"

@@ -43,7 +43,7 @@ class Recorder:
         if command[0] == "rsync":
             source, target = command[-2:]
             if os.path.isfile(source):
-                self.files[target.partition(":")[2]] = Path(source).read_text()
+                self.files[target.partition(":")[2]] = Path(source).read_text(encoding="utf-8")
         if " docker run " in text:
             self.running = True
         if ".State.Running" in text:

@@ -107,7 +107,7 @@ def test_the_source_keeps_the_rules():
     found = [
         f"{f.relative_to(ROOT)}:{b.line}: {b.rule}: {b.text}"
         for f in SOURCES
-        for b in broken_rules(f.read_text())
+        for b in broken_rules(f.read_text(encoding="utf-8"))
     ]
     assert found == []
 
@@ -143,12 +143,12 @@ def test_every_package_is_pinned_and_is_what_is_installed():
 
 
 def test_the_constraints_hold_versions_and_no_address():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     told = [line for line in lines if line and not line.startswith("#")]
     assert len(told) > 100
     assert [line for line in told if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)] == []
     for file in (ROOT / "constraints.txt", ROOT / "pyproject.toml", ROOT / "Makefile"):
-        assert not re.search(r"index-url|find-links|://(?!\S*github)", file.read_text()), file
+        assert not re.search(r"index-url|find-links|://(?!\S*github)", file.read_text(encoding="utf-8")), file
 
 
 def test_every_licence_is_allowed():
@@ -179,7 +179,7 @@ def test_a_licence_that_is_not_allowed_is_named(expression, wrong):
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the list is that of Python 3.11")
 def test_the_list_of_dependencies_is_up_to_date():
-    stored = (ROOT / "docs/dependencies.md").read_text()
+    stored = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     assert stored == dependencies.page(), "python -m tests.support.dependencies > docs/dependencies.md"
     assert "| torch | 2.13.0 |" in stored
     assert "nvidia-" not in stored
@@ -206,7 +206,7 @@ def test_wheels_that_hold_other_licences_are_told_of():
     import av
     import decord
 
-    told = (ROOT / "docs/dependencies.md").read_text()
+    told = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     for module, name in ((av, "av"), (decord, "decord")):
         assert f"| {name} {version(name)} |" in told
         libraries = Path(module.__file__).parent.parent / f"{name}.libs"

@@ -116,7 +116,7 @@ def test_prepare_yaml_is_the_dataset_of_the_same_name() -> None:
 
 
 def test_benchmarks_yaml_names_every_benchmark_and_its_folder() -> None:
-    listed = yaml.safe_load((REPO / "datasets" / "benchmarks.yaml").read_text())
+    listed = yaml.safe_load((REPO / "datasets" / "benchmarks.yaml").read_text(encoding="utf-8"))
     here = set(listed)
     assert here == set(benchmarks.names())
     for name in here:
@@ -126,4 +126,4 @@ def test_benchmarks_yaml_names_every_benchmark_and_its_folder() -> None:
 
 @pytest.mark.parametrize("path", sorted((REPO / "jobs").glob("*.py")), ids=lambda p: p.name)
 def test_job_scripts_are_thin(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 12
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 12

@@ -120,7 +120,11 @@ def test_an_upload_is_written_from_a_run_and_from_an_answer_file(tmp_path, serve
     assert found == {**found, "n": 3, "missing": 0, "extra": 0, "duplicate": 0, "format": "upload"}
     export("gqa", root, tmp_path / "b.json", answers=tmp_path / "answers.jsonl")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert json.loads((tmp_path / "a.json").read_text()) == [["201", "Yes"], ["202", "no"], ["203", "B"]]
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == [
+        ["201", "Yes"],
+        ["202", "no"],
+        ["203", "B"],
+    ]
     assert "gqa" in with_upload()
 
 
@@ -136,7 +140,7 @@ def test_what_is_there_is_never_replaced(tmp_path, server):
     out.write_text("mine")
     with pytest.raises(RequestError, match="holds something else"):
         export("gqa", root, out, run=run)
-    assert out.read_text() == "mine"
+    assert out.read_text(encoding="utf-8") == "mine"
     with pytest.raises(RequestError, match="holds something else"):
         export("gqa", root, root, run=run)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "eval", "run"]
@@ -177,7 +181,7 @@ def test_a_folder_is_placed_whole(tmp_path, server):
     out = tmp_path / "new/upload"
     found = export("gqa", root, out, run=run)
     assert found["files"] == [str(out / "tasks/a.txt"), str(out / "b.txt")]
-    assert (out / "tasks/a.txt").read_text() == "Yes"
+    assert (out / "tasks/a.txt").read_text(encoding="utf-8") == "Yes"
     export("gqa", root, out, run=run)
     (out / "stale.txt").write_text("of another run")
     with pytest.raises(RequestError, match="holds something else"):

@@ -106,14 +106,14 @@ def test_strings_of_a_run_stay_text(tmp_path: Path, position: int) -> None:
         notes=[text],
         checks=[{"name": text, "passed": False, "detail": text}],
     )
-    page = Page(Path(report["paths"]["html"]).read_text())
+    page = Page(Path(report["paths"]["html"]).read_text(encoding="utf-8"))
     assert_inert(page)
     assert CONTROL.sub("�", text) in "".join(page.words)  # it is shown, as text
 
 
 def test_the_page_forbids_scripts_and_remote_content(tmp_path: Path) -> None:
     report = report_runs(runs.trained_and_untrained(tmp_path, 2, 2), out=str(tmp_path / "out"))
-    page = Page(Path(report["paths"]["html"]).read_text())
+    page = Page(Path(report["paths"]["html"]).read_text(encoding="utf-8"))
     policy = next(a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
@@ -123,7 +123,7 @@ def test_the_page_forbids_scripts_and_remote_content(tmp_path: Path) -> None:
 
 def test_frames_are_shown_once_with_their_times(tmp_path: Path) -> None:
     report = report_runs(runs.trained_and_untrained(tmp_path, 2, 0), out=str(tmp_path / "out"))
-    text = Path(report["paths"]["html"]).read_text()
+    text = Path(report["paths"]["html"]).read_text(encoding="utf-8")
     samples = len(report["benchmarks"][0]["samples"])
     assert samples == 4
     assert text.count("<img ") == 8 * samples  # both evaluations saw the same frames: one strip
@@ -137,7 +137,7 @@ def test_evaluations_that_saw_other_frames_have_their_own_strip(tmp_path: Path) 
     still = {medium: runs.drawn(medium)[:1] * 8}
     control = runs.evaluate_run(tmp_path / "b", made, thumbs=still, control="repeat_frame")
     report = report_runs([("clip", moving), ("one frame", control)], out=str(tmp_path / "out"))
-    assert Path(report["paths"]["html"]).read_text().count('class="strip"') == 2 * 2
+    assert Path(report["paths"]["html"]).read_text(encoding="utf-8").count('class="strip"') == 2 * 2
 
 
 def test_a_report_of_ten_thousand_predictions_stays_under_five_megabytes(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_no_training_no_data_no_checks_still_renders(tmp_path: Path) -> None:
     made = [runs.prediction(q, q.reference) for q in runs.pope_questions(2)]
     path = runs.evaluate_run(tmp_path / "r", made, thumbs={})
     report = report_runs([("m", path)], out=str(tmp_path / "out"))
-    page = Page(Path(report["paths"]["html"]).read_text())
+    page = Page(Path(report["paths"]["html"]).read_text(encoding="utf-8"))
     ids = {a.get("id") for _, a in page.elements}
     assert {"summary", "scores", "samples", "reproduce"} <= ids
     assert not {"checks", "training", "data"} & ids
@@ -169,4 +169,4 @@ def test_an_evaluation_that_was_not_asked_a_question_has_a_place_beside_the_othe
     whole = runs.evaluate_run(tmp_path / "a", made)
     part = runs.evaluate_run(tmp_path / "b", made[:1])
     report = report_runs([("whole", whole), ("part", part)], out=str(tmp_path / "out"))
-    assert Path(report["paths"]["html"]).read_text().count("not_asked") == len(made) - 1
+    assert Path(report["paths"]["html"]).read_text(encoding="utf-8").count("not_asked") == len(made) - 1

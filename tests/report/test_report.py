@@ -36,8 +36,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def test_the_files_hold_what_is_returned(whole: dict) -> None:
-    assert json.loads(Path(whole["paths"]["json"]).read_text()) == whole
-    assert Path(whole["paths"]["html"]).read_text().startswith("<!doctype html>")
+    assert json.loads(Path(whole["paths"]["json"]).read_text(encoding="utf-8")) == whole
+    assert Path(whole["paths"]["html"]).read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [e["label"] for e in whole["evaluations"]] == ["untrained", "trained"]
     assert [b["name"] for b in whole["benchmarks"]] == ["msvd_qa", "pope"]
     assert whole["headline"] == [{"label": "trained", "above": 2, "below": 0, "undecided": 0}]
@@ -104,7 +104,7 @@ def test_a_run_without_any_verdict_has_no_score_at_all(tmp_path: Path) -> None:
     score = by_name(report, "msvd_qa")["metrics"][0]["scores"]["m"]
     assert (score["value"], score["low"], score["n"], score["missing"]) == (None, None, 0, 4)
     assert any("has not been judged yet on MSVD-QA" in note for note in report["notes"])
-    page = Path(report["paths"]["html"]).read_text()
+    page = Path(report["paths"]["html"]).read_text(encoding="utf-8")
     assert "no score" in page
     assert "NaN" not in page
     assert "nan" not in page.split("<main>")[1].lower().split()
@@ -138,7 +138,7 @@ def test_a_later_readable_verdict_replaces_a_failed_one(tmp_path: Path) -> None:
 def test_the_matcher_is_never_called_gpt(tmp_path: Path) -> None:
     evaluations = runs.trained_and_untrained(tmp_path, 3, 3)
     report = report_runs(evaluations, out=str(tmp_path / "out"), published=False)
-    page = Path(report["paths"]["html"]).read_text()
+    page = Path(report["paths"]["html"]).read_text(encoding="utf-8")
     assert runs.MATCHER in page
     assert "gpt" not in page.lower()
     assert "gpt" not in json.dumps(report).lower()
@@ -174,7 +174,7 @@ def test_credentials_in_addresses_are_not_shown(tmp_path: Path) -> None:
     made = [runs.prediction(q, "yes") for q in runs.pope_questions(1)]
     path = runs.evaluate_run(tmp_path / "run", made, judge=judge)
     report = report_runs([("m", path)], out=str(tmp_path / "out"))
-    for text in (Path(report["paths"]["html"]).read_text(), json.dumps(report)):
+    for text in (Path(report["paths"]["html"]).read_text(encoding="utf-8"), json.dumps(report)):
         assert "judge.example" in text
         assert "hunter2" not in text
         assert "sesame" not in text

@@ -29,7 +29,7 @@ def whole(root: Path) -> dict:
 
 def test_the_table_as_it_is_printed(tmp_path: Path) -> None:
     text = render(whole(tmp_path)).replace(str(tmp_path), "RUNS")
-    assert text == GOLDEN.read_text()
+    assert text == GOLDEN.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [80, 100])
