@@ -11,6 +11,7 @@ from dataclasses import replace
 from raypipe.media.decode import DecodeRequest
 from raypipe.media.fault import MediumError
 from raypipe.media.source import MediaRoot, State
+from raypipe.settings import local
 
 FETCHES = 8  # at once; so many copies lie in the temporary folder, and one more that is being decoded
 
@@ -53,7 +54,7 @@ def _first(
 ) -> Iterator[tuple[DecodeRequest, DecodeRequest | MediumError]]:
     request, fetched = waiting.popleft()
     if fetched is None:
-        yield request, request
+        yield request, replace(request, root=local(request.root))  # who decodes may be in another folder
         return
     got = fetched.result()
     if isinstance(got, MediumError):

@@ -1,5 +1,6 @@
 """A sandbox beyond one caller: orphans, one child for a whole process, forks and threads."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -75,6 +76,8 @@ def test_one_child_serves_a_whole_process(root):  # noqa: F811
     assert shared_sandbox(DecodeLimits(timeout_s=7)) is not one
     assert isinstance(one.decode(request(root, "good.png")), Medium)
     child = one._child.pid
+    with contextlib.chdir(root):  # a relative root is one of this process, not of where the child began
+        assert isinstance(two.decode(request(Path("."), "good.png")), Medium)
     assert isinstance(two.decode(request(root, "good.png")), Medium)
     assert two._child.pid == child
     forked = os.fork()
