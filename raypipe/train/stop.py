@@ -41,6 +41,11 @@ class Stop:
         if asked:
             _abort(controller)
 
+    def over(self) -> None:
+        """The controller has ended. It is let go: while somebody holds its handle its process stays."""
+        with self._lock:
+            self._controller = None
+
 
 def free_orphans() -> None:
     """Removes the placement groups that actors of this job made which have died since.
@@ -92,8 +97,11 @@ def trainer_that_stops(stop: Stop) -> Any:
                 .remote(**arguments)
             )
             stop.takes(controller)
-            ray.get(controller.run.remote())
-            return ray.get(controller.get_result.remote())
+            try:
+                ray.get(controller.run.remote())
+                return ray.get(controller.get_result.remote())
+            finally:
+                stop.over()
 
     return Stoppable
 
