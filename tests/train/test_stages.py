@@ -29,7 +29,7 @@ from raypipe.train.plan import plan_stage
 from raypipe.train.run import train
 from raypipe.train.work import Worker, work_of
 from tests.support.kills import SEED
-from tests.support.prepared import drawn_run
+from tests.support.prepared import steady_run
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_local")]
 STEPS = 10
@@ -74,7 +74,7 @@ def weights(out: str) -> bytes:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
-    drawn_run(folder)
+    steady_run(folder)
     return folder
 
 
