@@ -53,11 +53,17 @@ def drawn_run(folder: Path) -> Path:
     return folder / "run"
 
 
+def steady_root(root: Path) -> list[dict[str, Any]]:
+    """Draws a small data root whose files always have the same time of change; returns its records."""
+    records = data_root(root)
+    for file in (p for p in root.rglob("*") if p.is_file()):
+        os.utime(file, (1e9, 1e9))
+    return records
+
+
 def steady_run(folder: Path) -> Path:
     """The same, with media whose names, and so the order of training, do not hang on place and time."""
-    data_root(folder / "data")
-    for file in (p for p in (folder / "data").rglob("*") if p.is_file()):
-        os.utime(file, (1e9, 1e9))
+    steady_root(folder / "data")
     with contextlib.chdir(folder):
         prepared(Path("data"), folder / "run")
     return folder / "run"

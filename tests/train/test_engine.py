@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
 from functools import partial
@@ -28,9 +27,9 @@ from raypipe.train.order import order_of, rate_factor
 from raypipe.train.plan import plan_stage
 from raypipe.train.start import build_model
 from raypipe.train.work import Worker, work_of
-from tests.support.clips import data_root, write_annotations
+from tests.support.clips import write_annotations
 from tests.support.kills import ALL, SEED
-from tests.support.prepared import prepared
+from tests.support.prepared import prepared, steady_root
 from tests.train.ranks import PARTS, Case, Stopping, apart, group, metrics, once, run, same, stage, state
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -74,9 +73,7 @@ def folder(tmp_path_factory) -> Path:
     of a loss in some. So it is the same wherever the folder lies and whenever it was made.
     """
     folder = tmp_path_factory.mktemp("engine")
-    records = data_root(folder / "data")
-    for file in (p for p in (folder / "data").rglob("*") if p.is_file()):
-        os.utime(file, (1e9, 1e9))
+    records = steady_root(folder / "data")
     clips = [r for r in records if "video" in r and "image" not in r]
     write_annotations(folder / "data", clips, "videos.json")
     with contextlib.chdir(folder):
